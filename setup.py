@@ -1,0 +1,71 @@
+"""All metadata of the distribution; the version is the package's own ``__version__``."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+
+
+def version() -> str:
+    """Return the package's version without importing it: its dependencies may not be there yet."""
+    text = (HERE / "gevent_rover" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if found is None:
+        raise RuntimeError("gevent_rover/__init__.py has no __version__")
+    return found[1]
+
+
+# The lowest versions that the tests pass with (tox -e lowest). Monkey-patching with
+# an older gevent loads its plugins through pkg_resources, which doesn't find today's
+# zope.interface; blinker 1.6 is the first with is_muted.
+INSTALL = ["gevent>=23.7.0", "blinker>=1.6"]
+
+TEST = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100"]
+
+# The tools whose releases change their minds are pinned, here and in .pre-commit-config.yaml.
+DEV = [
+    *TEST,
+    "coverage>=7.10",  # the first with "patch = subprocess"
+    "mypy==2.4.1",
+    "pre-commit>=4",
+    "ruff==0.17.6",
+    "tox>=4.20",
+    "types-gevent==26.9.0.20261006",
+]
+
+setup(
+    name="gevent_rover",
+    version=version(),
+    description="A client-side load balancer for gevent: the Callosum rover, and its slot server",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="gevent_rover contributors",
+    license="MIT",
+    license_files=["LICENSE"],
+    keywords="gevent blinker callosum boxcar load-balancing tcp",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Framework :: gevent",
+        "Intended Audience :: Developers",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: Implementation :: CPython",
+        "Topic :: Internet",
+        "Topic :: System :: Networking",
+        "Typing :: Typed",
+    ],
+    python_requires=">=3.10",
+    packages=["gevent_rover"],
+    package_data={"gevent_rover": ["py.typed"]},
+    zip_safe=False,
+    install_requires=INSTALL,
+    extras_require={"test": TEST, "dev": DEV},
+    entry_points={"console_scripts": ["gevent-rover = gevent_rover.cli:main"]},
+)
