@@ -1,0 +1,135 @@
+"""``SlotServer``: a gevent ``StreamServer`` that gives each connection the lowest free slot."""
+
+from __future__ import annotations
+
+import _socket
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+from gevent import Greenlet
+from gevent import socket as gevent_socket
+from gevent.pool import Pool
+from gevent.server import StreamServer
+
+from gevent_rover.protocol import encode_slot_line
+from gevent_rover.slots import Slots
+
+# handle(slot, socket, address)
+_Handle: TypeAlias = Callable[[int, gevent_socket.socket, Any], object]
+
+_INTERNET: Final = frozenset({_socket.AF_INET, _socket.AF_INET6})
+
+
+class SlotServer(StreamServer):
+    """A server that says each connection's slot first, then runs ``handle``.
+
+    :param listener: an address (``("127.0.0.1", 0)``), or a socket that listens.
+    :param handle: called as ``handle(slot, socket, address)`` in a greenlet of
+        its own for each connection. When it returns or raises, the socket is
+        closed and then the slot is given back. What it raises is reported by
+        gevent, and the server goes on.
+    :param slots: where the slots come from (default: a new ``Slots()``). A
+        connection that gets none, because of its limit, is closed.
+    :param options: as ``StreamServer`` takes them. ``spawn`` is a new ``Pool``
+        by default, so that :meth:`stop` ends the handlers, too.
+    :raises TypeError: ``handle`` isn't callable.
+
+    :meth:`stop` stops accepting, lets the handlers finish for ``timeout``
+    seconds (default: 1) and then kills them. :meth:`start` works again
+    afterwards, on the same address (for a Unix domain socket: once its file
+    is removed).
+    """
+
+    def __init__(
+        self,
+        listener: Any,
+        handle: _Handle,
+        *,
+        slots: Slots | None = None,
+        **options: Any,
+    ) -> None:
+        self.slots = Slots() if slots is None else slots
+        options.setdefault("spawn", Pool())
+        super().__init__(listener, handle, **options)  # type: ignore[arg-type]
+
+    def set_handle(self, handle: _Handle) -> None:  # type: ignore[override]
+        """Change what is called for each connection from now on.
+
+        :raises TypeError: ``handle`` isn't callable.
+        """
+        if not callable(handle):
+            raise TypeError(f"handle must be callable, got {handle!r}")
+        self._handle_slot = handle
+
+    def set_spawn(self, spawn: Any) -> None:
+        """Change how the greenlets of the handlers are spawned; as in ``StreamServer``."""
+        super().set_spawn(spawn)
+        self._spawn_option = spawn if self.pool is None else self.pool
+
+    def init_socket(self) -> None:
+        # What close() took away: it forgets the pool, not only the listener.
+        if "_spawn" not in self.__dict__:
+            self.set_spawn(self._spawn_option)
+        super().init_socket()
+
+    def do_handle(self, socket: gevent_socket.socket, address: Any) -> None:
+        """Spawn :meth:`handle` as ``StreamServer`` does, but never leave the socket open.
+
+        A greenlet that is killed before it began closes nothing by itself.
+        """
+        spawn: Any = self._spawn  # type: ignore[attr-defined]
+        handle: Any = self._handle  # type: ignore[attr-defined]
+        if spawn is None:
+            _run_and_close(handle, socket, address)
+            return
+        try:
+            greenlet = spawn(_run_and_close, handle, socket, address)
+        except BaseException:
+            socket.close()
+            raise
+        if isinstance(greenlet, Greenlet):
+            greenlet.rawlink(lambda greenlet: socket.close())
+
+    def handle(self, socket: gevent_socket.socket, address: Any) -> None:
+        """Serve one connection: take a slot, say it, run the handler, give it back.
+
+        Without a slot it returns at once, and the caller closes the socket.
+        """
+        slots = self.slots
+        slot = slots.take()
+        if slot is None:
+            return
+        try:
+            try:
+                if socket.family in _INTERNET:
+                    socket.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+                socket.sendall(encode_slot_line(slot))
+            except OSError:
+                return  # The client is gone before it had its slot line.
+            self._handle_slot(slot, socket, address)
+        finally:
+            # Closed first: a client that sees its connection end may come back
+            # at once, but must not find two connections with the same slot.
+            try:
+                _close(socket)
+            finally:
+                slots.free(slot)
+
+
+def _run_and_close(handle: Any, socket: gevent_socket.socket, address: Any) -> None:
+    try:
+        handle(socket, address)
+    finally:
+        socket.close()
+
+
+def _close(socket: gevent_socket.socket) -> None:
+    """Close the descriptor, even if a ``makefile()`` of the handler is still open.
+
+    ``close()`` alone would wait for that, and the traceback of a handler that
+    raised keeps such a file alive until the collector runs. The private method
+    is the standard library's, too; ``detach()`` and closing the number would
+    pull it away under a greenlet that waits for it.
+    """
+    socket.close()
+    socket._real_close()  # type: ignore[attr-defined]
