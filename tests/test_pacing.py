@@ -1,0 +1,158 @@
+"""Quick roving's decisions, without a clock: every moment is an argument."""
+
+from __future__ import annotations
+
+import pytest
+
+from gevent_rover.pacing import MAX_FAILURES, MOMENT, Pacing
+
+
+def test_it_begins_with_one_attempt() -> None:
+    assert Pacing(64).room(100, now=0.0) == 1
+
+
+def test_attempts_on_their_way_take_the_room() -> None:
+    pacing = Pacing(64)
+    pacing.begin("first", "a", 0.0)
+    assert pacing.room(100, now=0.0) == 0
+    pacing.begin("tick", "b", 0.0)
+    assert pacing.room(100, now=0.0) == -1
+    pacing.finish("first")
+    pacing.finish("tick")
+    assert pacing.room(100, now=0.0) == 1
+
+
+def test_finishing_twice_counts_once() -> None:
+    pacing = Pacing(64)
+    pacing.begin("first", "a", 0.0)
+    pacing.begin("second", "b", 0.0)
+    pacing.finish("first")
+    pacing.finish("first")
+    pacing.finish("never begun")
+    assert pacing.room(100, now=0.0) == 0
+
+
+def test_a_success_allows_one_more_up_to_the_limit() -> None:
+    pacing = Pacing(4)
+    rooms = []
+    for _ in range(6):
+        pacing.succeed()
+        rooms.append(pacing.room(100, now=0.0))
+    assert rooms == [2, 3, 4, 4, 4, 4]
+
+
+def test_a_failure_halves_the_window_but_leaves_one() -> None:
+    pacing = Pacing(64)
+    for _ in range(8):
+        pacing.succeed()
+    windows = [pacing.window]
+    for _ in range(5):
+        pacing.fail("a")
+        windows.append(pacing.window)
+    assert windows == [9, 4, 2, 1, 1, 1]
+    assert pacing.room(100, now=0.0) == 1
+
+
+def test_a_window_of_one_stays_one() -> None:
+    pacing = Pacing(1)
+    pacing.succeed()
+    assert pacing.room(100, now=0.0) == 1
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 3])
+def test_no_more_attempts_than_connections_are_wanted(wanted: int) -> None:
+    pacing = Pacing(64)
+    for _ in range(10):
+        pacing.succeed()
+    assert pacing.room(wanted, now=0.0) == wanted
+
+
+def test_many_failures_in_a_row_end_it_until_a_success() -> None:
+    pacing = Pacing(64)
+    for _ in range(MAX_FAILURES - 1):
+        pacing.fail("a")
+    assert not pacing.ended
+    pacing.fail("b")
+    assert pacing.ended
+    assert pacing.room(100, now=0.0) == 0
+    # The tick's own attempt isn't asked for here: a dead fleet gets that one only.
+    pacing.tick()
+    assert pacing.room(100, now=0.0) == 0
+    pacing.succeed()
+    assert pacing.room(100, now=0.0) == 2
+
+
+def test_a_success_among_failures_begins_the_count_anew() -> None:
+    pacing = Pacing(64)
+    for _ in range(3):
+        for _ in range(MAX_FAILURES - 1):
+            pacing.fail("a")
+        pacing.succeed()
+    assert not pacing.ended
+
+
+def test_end_lasts_until_the_next_tick_whatever_succeeds() -> None:
+    pacing = Pacing(64)
+    pacing.end()
+    pacing.succeed()
+    assert pacing.ended
+    assert pacing.room(100, now=0.0) == 0
+    pacing.tick()
+    assert not pacing.ended
+    assert pacing.room(100, now=0.0) == 2
+
+
+def test_a_server_that_failed_is_left_out_until_the_next_tick() -> None:
+    pacing = Pacing(64)
+    pacing.fail("a")
+    pacing.fail("b")
+    pacing.fail(None)  # the registry was empty
+    assert pacing.left_out == {"a", "b"}
+    pacing.tick()
+    assert pacing.left_out == set()
+
+
+def test_an_attempt_that_hangs_makes_room_and_leaves_its_server_out() -> None:
+    pacing = Pacing(64)
+    pacing.begin("first", "a", 10.0)
+    assert pacing.room(100, now=10.0 + MOMENT / 2) == 0
+    assert pacing.left_out == set()
+    assert pacing.room(100, now=10.0 + MOMENT) == 1
+    assert pacing.left_out == {"a"}
+    pacing.finish("first")
+    assert pacing.room(100, now=10.0 + MOMENT) == 1
+
+
+def test_an_attempt_that_hangs_before_it_picked_leaves_nobody_out() -> None:
+    pacing = Pacing(64)
+    pacing.begin("first", None, 10.0)
+    assert pacing.room(100, now=11.0) == 1
+    assert pacing.left_out == set()
+
+
+def test_only_those_that_hang_make_room() -> None:
+    pacing = Pacing(64)
+    for _ in range(9):
+        pacing.succeed()
+    for number in range(5):
+        pacing.begin(number, f"s{number}", number * MOMENT)
+    assert pacing.room(100, now=3 * MOMENT) == 10 - 2
+    assert pacing.left_out == {"s0", "s1", "s2"}
+
+
+def test_an_attempt_that_begins_again_does_not_hide_an_older_one() -> None:
+    pacing = Pacing(2)
+    pacing.succeed()
+    pacing.begin("first", None, 0.0)
+    pacing.begin("second", "b", 0.0)
+    pacing.begin("first", "a", MOMENT)
+    assert pacing.room(100, now=MOMENT) == 1
+    assert pacing.left_out == {"b"}
+
+
+def test_repr_tells_the_state() -> None:
+    pacing = Pacing(8)
+    pacing.succeed()
+    pacing.fail("a")
+    pacing.end()
+    assert repr(pacing) == "<Pacing window=1 failures=1 ended=True>"
