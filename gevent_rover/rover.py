@@ -1,0 +1,476 @@
+"""``Rover``: the registry, the greenlet loop, and the publishing of what it finds."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Final, Literal, TypeAlias, TypeVar, overload
+
+from gevent import Greenlet, GreenletExit, get_hub, getcurrent, joinall, sleep
+from gevent import socket as gevent_socket
+from gevent.event import Event
+from gevent.pool import Group
+
+from gevent_rover.dial import Dial
+from gevent_rover.errors import NoServersError, ResourceError, RoverError
+from gevent_rover.pacing import MOMENT, Pacing
+from gevent_rover.registry import Picker, Server, check_server
+from gevent_rover.signals import (
+    SIGNALS,
+    Attempt,
+    Slot,
+    attempt,
+    connection,
+    deliver,
+    error,
+    unreachable,
+)
+
+_log: Final = logging.getLogger("gevent_rover.rover")
+_log.addHandler(logging.NullHandler())
+
+_Outcome: TypeAlias = Literal["connection", "unreachable", "error", "discarded"]
+_Receiver = TypeVar("_Receiver", bound=Callable[..., Any])
+
+
+class _Flight:
+    """One attempt, from the decision to start it until its outcome is published."""
+
+    __slots__ = ("dial", "greenlet", "publishing")
+
+    def __init__(self) -> None:
+        self.greenlet: Greenlet[..., Any] | None = None  # None: in the caller's, connect()
+        self.dial: Dial | None = None  # None: not begun, or over
+        self.publishing = False
+
+
+class Rover:
+    """Roves the servers of a registry for low slots, and publishes what it gets.
+
+    Every ``roving_interval`` it picks a server at random, connects, reads the
+    slot that the server says first, and sends one of the signals
+    :data:`connection`, :data:`unreachable` and :data:`error`, then
+    :data:`attempt`. The sender is always the rover. What becomes of the
+    connection is the receivers' decision.
+
+    The constructor does no I/O and starts nothing. A rover belongs to the
+    thread (the hub) that starts it; only :meth:`wake` and changes of
+    ``servers`` are safe from other threads.
+
+    :param servers: the registry: kept and used as it is, never copied.
+        Any greenlet and any native thread may change it at any time.
+        Default: a new, empty dict.
+    :param roving_interval: seconds from one attempt to the next.
+    :param timeout: seconds that one attempt may take in all: resolving the
+        name, connecting and reading the slot line together.
+    :param max_pending: how many of the loop's attempts may be in flight at a
+        time. A tick that finds no room is skipped.
+    :raises ValueError: a time that isn't a positive number, ``max_pending`` below 1.
+    """
+
+    #: Seconds that :meth:`stop` waits for attempts that are being published,
+    #: unless it's told otherwise; as in gevent's servers.
+    stop_timeout = 1.0
+
+    def __init__(
+        self,
+        servers: dict[str, Server] | None = None,
+        *,
+        roving_interval: float = 1.0,
+        timeout: float = 5.0,
+        max_pending: int = 64,
+    ) -> None:
+        _check_seconds("roving_interval", roving_interval)
+        _check_seconds("timeout", timeout)
+        if type(max_pending) is not int or max_pending < 1:
+            raise ValueError(f"max_pending must be an int of at least 1, got {max_pending!r}")
+        self.servers: dict[str, Server] = {} if servers is None else servers
+        self.roving_interval = roving_interval
+        self.timeout = timeout
+        self.max_pending = max_pending
+        #: Tells how many more connections are wanted right now. While that is
+        #: above 0, the rover doesn't wait for its interval. Looked at on every
+        #: tick and after every attempt; must not block.
+        self.wanted: Callable[[], int] | None = None
+
+        # A pool's: what it does on every tick. Private, for a receiver of `attempt`
+        # would be called far more often.
+        self._on_tick: Callable[[], None] | None = None
+        self._latest: Attempt | None = None  # for a pool's messages
+        self._picker = Picker()
+        self._pacing = Pacing(max_pending)
+        self._loop: Greenlet[..., Any] | None = None  # None: stopped
+        self._hub: Any = None  # the hub of the thread that started it
+        self._workers = Group()
+        self._flights: dict[_Flight, None] = {}  # the loop's
+        self._calls: dict[_Flight, None] = {}  # those of connect()
+        self._next_tick = 0.0
+        self._wakeup = Event()
+        self._unreachable: set[str] = set()  # ids, for the log
+        self._receivers: dict[str, list[Callable[..., Any]]] = {name: [] for name in SIGNALS}
+
+    def __repr__(self) -> str:
+        state = "started" if self.started else "stopped"
+        return f"<Rover {state} servers={len(self.servers)} pending={self.pending}>"
+
+    def __enter__(self) -> Rover:
+        self.start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.stop()
+
+    # The registry
+
+    def add_server(self, id: str, server: Server) -> None:
+        """Add a server to the registry, or replace the one with the same id.
+
+        The same as ``rover.servers[id] = server``, with a check.
+
+        :raises InvalidServerError: the entry can't be connected to; a ``ValueError``.
+        """
+        check_server(server, id)
+        self.servers[id] = server
+
+    def drop_server(self, id: str) -> None:
+        """Remove a server from the registry; an unknown id is no error.
+
+        Attempts at it that are under way are discarded.
+        """
+        self.servers.pop(id, None)
+
+    # Receivers
+
+    @overload
+    def on(self, name: str, receiver: _Receiver) -> _Receiver: ...
+
+    @overload
+    def on(self, name: str) -> Callable[[_Receiver], _Receiver]: ...
+
+    def on(self, name: str, receiver: Any = None) -> Any:
+        """Connect ``receiver`` to this rover's signal ``name``, as a call or a decorator.
+
+        The rover keeps a strong reference until :meth:`off`; with blinker's own
+        ``connect``, which is weak, a lambda would vanish at once. The reference
+        is the rover's alone: it goes when the rover goes.
+
+        :param name: ``"connection"``, ``"unreachable"``, ``"error"`` or ``"attempt"``.
+        :param receiver: called with the rover and the signal's keywords.
+        :returns: the receiver.
+        :raises ValueError: there is no such signal.
+        """
+        signal = _signal_named(name)
+        if receiver is None:
+            return lambda receiver: self.on(name, receiver)
+        if receiver not in self._receivers[name]:
+            self._receivers[name].append(receiver)
+            signal.connect(receiver, sender=self)
+        return receiver
+
+    def off(self, name: str, receiver: Callable[..., Any]) -> None:
+        """Undo :meth:`on`; a receiver that isn't connected is no error.
+
+        :raises ValueError: there is no such signal.
+        """
+        signal = _signal_named(name)
+        if receiver in self._receivers[name]:
+            signal.disconnect(receiver, sender=self)
+            self._receivers[name].remove(receiver)
+
+    # The loop
+
+    @property
+    def started(self) -> bool:
+        """Whether the loop runs."""
+        return self._loop is not None
+
+    @property
+    def pending(self) -> int:
+        """How many attempts, the loop's and :meth:`connect`'s, aren't published yet."""
+        return len(self._flights) + len(self._calls)
+
+    def start(self) -> None:
+        """Make the first attempt at once, then one every ``roving_interval``.
+
+        Returns at once. The schedule is fixed and doesn't drift; an attempt
+        that is still running doesn't delay the next one. A tick that comes late
+        (the hub was busy) keeps its phase, and those that it missed are
+        skipped. On a started rover it begins the schedule anew.
+        """
+        self._hub = get_hub()
+        self._next_tick = monotonic()
+        self._pacing = Pacing(self.max_pending)
+        if self._loop is None:
+            self._wakeup = Event()  # Not that of another thread's hub.
+            self._loop = Greenlet.spawn(self._run)
+        self._wakeup.set()
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Start no more attempts, and give up those of the loop that are dialling.
+
+        Their sockets are closed before it returns. Attempts that are being
+        published finish; it waits for them, but not when a receiver calls it.
+        Idempotent; :meth:`start` works again afterwards.
+
+        :param timeout: seconds to wait for attempts that are being published
+            (default: :attr:`stop_timeout`). They aren't killed then.
+        """
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.kill(block=False)
+        for flight in list(self._flights):
+            if not flight.publishing:
+                self._give_up(flight)
+        caller = getcurrent()
+        publishing = [flight.greenlet for flight in self._flights if flight.greenlet is not None]
+        if caller in publishing or caller is get_hub():
+            return
+        joinall(publishing, timeout=self.stop_timeout if timeout is None else timeout)
+
+    def wake(self) -> None:
+        """Make the next tick now; the schedule goes on from there.
+
+        Several calls before it runs are one; on a stopped rover it does
+        nothing. Safe from any thread.
+        """
+        if self._loop is not None:
+            self._hub.loop.run_callback_threadsafe(self._tick_now)
+
+    def _tick_now(self) -> None:
+        self._next_tick = monotonic()
+        self._wakeup.set()
+
+    def connect(self) -> None:
+        """Make one attempt in the calling greenlet, on a stopped rover too.
+
+        Returns after its outcome was published; ``max_pending`` doesn't limit
+        it, and :meth:`stop` doesn't end it. The hub wakes it when the server
+        has answered, or when ``timeout`` has passed.
+
+        :raises RoverError: the outcome is an error, and ``error`` has no live receiver.
+        """
+        flight = _Flight()
+        self._calls[flight] = None
+        try:
+            self._attempt(flight, quick=False)
+        finally:
+            del self._calls[flight]
+
+    def _run(self) -> None:
+        loop = getcurrent()
+        try:
+            while self._loop is loop:
+                self._wakeup.wait(self._tick())
+                self._wakeup.clear()
+        finally:
+            if self._loop is loop:  # Killed, but not by stop().
+                self._loop = None
+
+    def _tick(self) -> float:
+        """Start the attempts that are due, and return the seconds until the next look."""
+        now = monotonic()
+        if now >= self._next_tick:
+            missed = (now - self._next_tick) // self.roving_interval
+            self._next_tick += (missed + 1) * self.roving_interval
+            self._pacing.tick()
+            on_tick = self._on_tick
+            if on_tick is not None:
+                on_tick()
+            if len(self._flights) < self.max_pending:
+                self._launch(quick=False)
+        wait = self._next_tick - now
+        if self.wanted is not None:
+            self._hurry()
+            # Attempts that have come to hang since make room for others.
+            wait = min(wait, MOMENT)
+        return max(0.0, wait)
+
+    def _launch(self, *, quick: bool) -> None:
+        flight = _Flight()
+        self._flights[flight] = None
+        self._pacing.begin(flight, None, monotonic())
+        flight.greenlet = self._workers.spawn(self._work, flight, quick)
+
+    def _work(self, flight: _Flight, quick: bool) -> None:
+        """Make an attempt, and further ones for as long as quick roving allows."""
+        loop = self._loop
+        while True:
+            connected = False
+            try:
+                connected = self._attempt(flight, quick=quick)
+            except Exception:
+                get_hub().handle_error(self, *sys.exc_info())
+            finally:
+                self._flights.pop(flight, None)
+                self._pacing.finish(flight)
+            if self.wanted is None:
+                return
+            if not connected:
+                # A refusal on loopback comes back without a switch: without
+                # this one nobody else would run.
+                sleep(0)
+            if self._room() < 1 or self._loop is not loop:
+                return
+            # Greenlets are reused: that spares a third of what an attempt costs
+            # outside the kernel.
+            flight.publishing = False
+            self._flights[flight] = None
+            self._pacing.begin(flight, None, monotonic())
+            quick = True
+            self._hurry()
+
+    def _nudge(self) -> None:
+        """Look at ``wanted`` now instead of on the next tick; a pool's deficit has grown."""
+        self._wakeup.set()
+
+    def _end_quick_roving(self) -> None:
+        """Start no attempt before the next tick, whatever is wanted."""
+        self._pacing.end()
+
+    def _room(self) -> int:
+        """Return how many attempts quick roving may start right now."""
+        wanted = self.wanted  # a pool that the collector takes away resets it at any time
+        if wanted is None:
+            return 0
+        try:
+            room = self._pacing.room(wanted(), monotonic())
+        except Exception:
+            self._hub.handle_error(wanted, *sys.exc_info())
+            return 0
+        if self._loop is None:  # wanted() stopped the rover.
+            return 0
+        return min(room, self.max_pending - len(self._flights))
+
+    def _hurry(self) -> None:
+        """Start the attempts that quick roving has room for."""
+        for _ in range(self._room()):
+            self._launch(quick=True)
+
+    def _give_up(self, flight: _Flight) -> None:
+        """Forget one of the loop's attempts and close its sockets, without a switch."""
+        del self._flights[flight]
+        if flight.dial is not None:
+            flight.dial.abandon()
+        if flight.greenlet is not None:
+            flight.greenlet.kill(block=False)
+
+    # One attempt
+
+    def _attempt(self, flight: _Flight, *, quick: bool) -> bool:
+        """Make one attempt in the current greenlet and publish its outcome.
+
+        :returns: whether there was a connection.
+        """
+        began = monotonic()
+        id: str | None = None
+        server: Server | None = None
+        number = 0
+        sock: gevent_socket.socket | None = None
+        failure: Exception | None = None
+        outcome: _Outcome = "connection"
+        try:
+            picked = self._pick(quick)
+            if picked is None:
+                return False
+            id, server = picked
+            if flight.greenlet is not None:
+                self._pacing.begin(flight, id, began)
+            check_server(server, id)
+            dial = flight.dial = Dial(server, self.timeout)
+            number, sock = dial.run()
+        except RoverError as exc:
+            outcome, failure = "error", exc
+        except OSError as exc:
+            outcome, failure = "unreachable", exc
+        except Exception as exc:
+            outcome, failure = "error", RoverError(f"the attempt failed: {exc!r}")
+            failure.__cause__ = exc
+        if flight.dial is not None and flight.dial.abandoned:
+            raise GreenletExit
+        # From here on nothing gives it up: no switch until it's marked.
+        flight.publishing = True
+        flight.dial = None
+        if id is not None and self.servers.get(id) != server:
+            outcome, failure = "discarded", None
+        elapsed = monotonic() - began
+        if isinstance(failure, RoverError):
+            failure.id, failure.server = id, server
+        if flight.greenlet is not None:
+            self._pace(outcome, id, failure)
+        slot = None
+        if outcome == "connection":
+            assert id is not None and server is not None
+            slot = Slot(number, id, server)
+        record = self._latest = Attempt(id, server, outcome, slot, failure, elapsed)
+        self._publish(record, sock)
+        return outcome == "connection"
+
+    def _publish(self, record: Attempt, sock: gevent_socket.socket | None) -> None:
+        """Log an outcome and send its signals; close the socket unless somebody owns it then.
+
+        :raises RoverError: the outcome is an error, and ``error`` has no live receiver.
+        """
+        id, server, outcome, failure = record.id, record.server, record.outcome, record.error
+        claimed = False
+        try:
+            # A log's handlers may switch, too, and be killed meanwhile.
+            self._log_outcome(outcome, id, failure)
+            if outcome == "connection":
+                for returned in deliver(connection, self, slot=record.slot, socket=sock):
+                    claimed = claimed or returned
+            elif outcome == "unreachable":
+                for _ in deliver(unreachable, self, id=id, server=server):
+                    pass
+            elif outcome == "error":
+                for _ in deliver(error, self, error=failure):
+                    claimed = True
+        finally:
+            if sock is not None and not claimed:
+                sock.close()
+        for _ in deliver(attempt, self, attempt=record):
+            pass
+        if outcome == "error" and not claimed:
+            assert failure is not None
+            raise failure
+
+    def _pick(self, quick: bool) -> tuple[str, Server] | None:
+        if not quick:
+            return self._picker.pick(self.servers)
+        picked = self._picker.pick_other(self.servers, self._pacing.left_out)
+        if picked is None:
+            self._pacing.end()
+        return picked
+
+    def _pace(self, outcome: _Outcome, id: str | None, failure: Exception | None) -> None:
+        if outcome == "connection":
+            self._pacing.succeed()
+        elif outcome != "discarded":
+            self._pacing.fail(id)
+            if isinstance(failure, (NoServersError, ResourceError)):
+                self._pacing.end()
+
+    def _log_outcome(self, outcome: _Outcome, id: str | None, failure: Exception | None) -> None:
+        if outcome == "connection":
+            if id in self._unreachable:
+                self._unreachable.remove(id)
+                _log.info("server %r is back: %s", id, self.servers.get(id))
+        elif outcome == "unreachable" and id is not None and id not in self._unreachable:
+            self._unreachable.intersection_update(list(self.servers))
+            self._unreachable.add(id)
+            _log.warning("server %r is unreachable: %s: %s", id, self.servers.get(id), failure)
+
+
+def _check_seconds(name: str, seconds: float) -> None:
+    if not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
+        raise ValueError(f"{name} must be a positive number of seconds, got {seconds!r}")
+
+
+def _signal_named(name: str) -> Any:
+    try:
+        return SIGNALS[name]
+    except KeyError:
+        known = ", ".join(SIGNALS)
+        raise ValueError(f"unknown signal {name!r}: expected one of {known}") from None

@@ -1,0 +1,166 @@
+"""Fixtures that the tests share: registries, servers, and ways to wait for something."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import pytest
+from gevent import socket
+from gevent.server import StreamServer
+
+from gevent_rover import Rover, Server, SlotServer
+
+Listener = socket.socket
+Event = tuple[str, dict[str, Any]]
+
+
+def wait_until(predicate: Callable[[], object], timeout: float = 5.0) -> None:
+    """Return as soon as ``predicate`` holds; fail when it doesn't within ``timeout`` seconds."""
+    with gevent.Timeout(timeout, AssertionError(f"waited {timeout} s in vain")):
+        while not predicate():
+            gevent.sleep(0.005)
+
+
+def open_descriptors() -> set[int]:
+    """Return this process's open descriptors."""
+    names = os.listdir("/proc/self/fd")
+    # The listing's own was closed meanwhile.
+    return {int(name) for name in names if os.path.lexists(f"/proc/self/fd/{name}")}
+
+
+def record(rover: Rover) -> list[Event]:
+    """Record all that ``rover`` publishes, in order, and keep the sockets open."""
+    events: list[Event] = []
+    for name in ("connection", "unreachable", "error", "attempt"):
+
+        def receiver(sender: Rover, name: str = name, **keywords: Any) -> None:
+            assert sender is rover
+            events.append((name, keywords))
+
+        rover.on(name, receiver)
+    return events
+
+
+@pytest.fixture
+def closing() -> Iterator[Callable[[Any], Any]]:
+    """Give a function that has what it's given closed (or stopped) after the test."""
+    things: list[Any] = []
+
+    def closing(thing: Any) -> Any:
+        things.append(thing)
+        return thing
+
+    yield closing
+    for thing in reversed(things):
+        (thing.stop if isinstance(thing, (Rover, StreamServer)) else thing.close)()
+
+
+@pytest.fixture
+def rover_of(closing: Callable[[Any], Any]) -> Callable[..., tuple[Rover, list[Event]]]:
+    """Give a function that makes a rover and the list of what it publishes.
+
+    The rover is stopped after the test, and the sockets it published are closed.
+    """
+
+    def rover_of(servers: dict[str, Server] | None = None, **options: Any) -> Any:
+        rover = Rover(servers, **options)
+        events = record(rover)
+        rover.on("connection", lambda sender, slot, socket: closing(socket))
+        closing(rover)
+        return rover, events
+
+    return rover_of
+
+
+@pytest.fixture
+def talker(closing: Callable[[Any], Any]) -> Callable[..., Server]:
+    """Give a function that starts a server whose connections are handled by ``talk(socket)``.
+
+    It returns the registry entry. The default says nothing and holds the connection
+    until the client closes it.
+    """
+
+    def talker(talk: Callable[[Listener], object] = lambda sock: sock.recv(1)) -> Server:
+        def handle(sock: Listener, address: Any) -> None:
+            try:
+                talk(sock)
+            except OSError:
+                pass
+
+        server = closing(StreamServer(("127.0.0.1", 0), handle, spawn=10_000))
+        server.stop_timeout = 0.0
+        server.start()
+        return {"host": "127.0.0.1", "port": server.server_port}
+
+    return talker
+
+
+@pytest.fixture
+def says(talker: Callable[..., Server]) -> Callable[..., Server]:
+    """Give a function that starts a server that says ``line`` and waits for the client's end."""
+
+    def says(line: bytes) -> Server:
+        def talk(sock: Listener) -> None:
+            sock.sendall(line)
+            while sock.recv(1024):
+                pass
+
+        return talker(talk)
+
+    return says
+
+
+@pytest.fixture
+def slot_server(closing: Callable[[Any], Any]) -> Callable[..., SlotServer]:
+    """Give a function that starts a SlotServer; its default handler waits for the client's end."""
+
+    def slot_server(handle: Any = None, **options: Any) -> SlotServer:
+        def wait(slot: int, sock: Listener, address: Any) -> None:
+            while sock.recv(1024):
+                pass
+
+        server = closing(SlotServer(("127.0.0.1", 0), handle or wait, **options))
+        server.stop_timeout = 0.0
+        server.start()
+        assert isinstance(server, SlotServer)
+        return server
+
+    return slot_server
+
+
+def entry(server: StreamServer) -> Server:
+    """Return the registry entry of a started server."""
+    return {"host": "127.0.0.1", "port": port_of(server)}
+
+
+def port_of(server: StreamServer) -> int:
+    """Return the port that a started server listens on."""
+    port = server.server_port
+    assert port is not None
+    return port
+
+
+@pytest.fixture
+def dead_server() -> Server:
+    """Give the entry of a port where nobody listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return {"host": "127.0.0.1", "port": sock.getsockname()[1]}
+
+
+@pytest.fixture
+def no_leaks() -> Iterator[None]:
+    """Fail unless the test leaves as many descriptors open as it found, with the collector off."""
+    gevent.sleep(0.01)
+    gc.collect()
+    gc.disable()
+    before = open_descriptors()
+    try:
+        yield
+        wait_until(lambda: open_descriptors() <= before)
+    finally:
+        gc.enable()

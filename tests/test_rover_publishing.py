@@ -1,0 +1,356 @@
+"""What is published, to whom, and whose the socket is then."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import pytest
+from conftest import Event, Listener, entry, wait_until
+from gevent import get_hub
+from gevent.event import Event as Flag
+from gevent.server import StreamServer
+
+from gevent_rover import (
+    Attempt,
+    NoServersError,
+    ProtocolError,
+    Rover,
+    Server,
+    SlotServer,
+    connection,
+    error,
+)
+
+Rovers = Callable[..., tuple[Rover, list[Event]]]
+Servers = Callable[..., Server]
+Reported = list[tuple[object, BaseException]]
+
+
+@pytest.fixture
+def reported(monkeypatch: pytest.MonkeyPatch) -> Reported:
+    """Give the list of what is reported through the hub: pairs of context and exception."""
+    reported: Reported = []
+
+    def handle_error(context: object, kind: Any, value: BaseException, tb: Any) -> None:
+        reported.append((context, value))
+
+    monkeypatch.setattr(get_hub(), "handle_error", handle_error)
+    return reported
+
+
+class Watched:
+    """A slot server that knows how many of its clients are still connected."""
+
+    def __init__(self, closing: Callable[[Any], Any]) -> None:
+        self.connected = 0
+        self.served = 0
+
+        def handle(slot: int, sock: Listener, address: Any) -> None:
+            self.connected += 1
+            self.served += 1
+            try:
+                while sock.recv(1024):
+                    pass
+            finally:
+                self.connected -= 1
+
+        server = closing(SlotServer(("127.0.0.1", 0), handle))
+        server.stop_timeout = 0.0
+        server.start()
+        self.entry = entry(server)
+
+    def has_lost_all(self) -> bool:
+        """Tell whether clients came, and none is left."""
+        return self.served > 0 and self.connected == 0
+
+
+@pytest.fixture
+def watched(closing: Callable[[Any], Any]) -> Watched:
+    """Give a started slot server that counts its clients."""
+    return Watched(closing)
+
+
+# Whose the socket is
+
+
+def test_a_socket_without_a_receiver_is_closed(no_leaks: None, watched: Watched) -> None:
+    rover = Rover({"a": watched.entry})
+    attempts: list[Attempt] = []
+    rover.on("attempt", lambda sender, attempt: attempts.append(attempt))
+    rover.connect()
+    assert attempts[0].outcome == "connection"
+    assert attempts[0].slot == 0
+    wait_until(watched.has_lost_all)
+
+
+def test_a_socket_whose_receivers_are_gone_is_closed(no_leaks: None, watched: Watched) -> None:
+    rover = Rover({"a": watched.entry})
+
+    def receiver(sender: Rover, slot: int, socket: Listener) -> None:
+        raise AssertionError("it is gone")
+
+    connection.connect(receiver, sender=rover)
+    del receiver
+    rover.connect()
+    wait_until(watched.has_lost_all)
+
+
+def test_a_socket_whose_receivers_all_raised_is_closed(
+    no_leaks: None, watched: Watched, reported: Reported
+) -> None:
+    rover = Rover({"a": watched.entry})
+    mistake = ValueError("a mistake")
+
+    async def never_run(sender: Rover, slot: int, socket: Listener) -> None:
+        raise AssertionError("nobody runs it")
+
+    def raises(sender: Rover, slot: int, socket: Listener) -> None:
+        raise mistake
+
+    rover.on("connection", never_run)
+    rover.on("connection", raises)
+    rover.connect()
+    wait_until(watched.has_lost_all)
+    assert {context for context, _ in reported} == {never_run, raises}
+    assert {type(failure) for _, failure in reported} == {TypeError, ValueError}
+
+
+def test_one_receiver_that_returns_owns_the_socket(
+    rover_of: Rovers, watched: Watched, reported: Reported
+) -> None:
+    rover, events = rover_of({"a": watched.entry})
+
+    def raises(sender: Rover, slot: int, socket: Listener) -> None:
+        raise ValueError
+
+    rover.on("connection", raises)
+    rover.connect()
+    assert [context for context, _ in reported] == [raises]
+    wait_until(lambda: watched.served)
+    gevent.sleep(0.01)
+    assert watched.connected == 1
+    assert events[0][1]["socket"].fileno() >= 0
+
+
+@pytest.mark.parametrize("end", ["kill", "timeout"])
+def test_what_ends_a_receiver_from_outside_passes_through_and_leaks_nothing(
+    no_leaks: None, watched: Watched, reported: Reported, end: str
+) -> None:
+    rover = Rover({"a": watched.entry})
+    receiving = Flag()
+    attempts: list[Attempt] = []
+    rover.on("attempt", lambda sender, attempt: attempts.append(attempt))
+
+    @rover.on("connection")
+    def receive(sender: Rover, slot: int, socket: Listener) -> None:
+        receiving.set()
+        gevent.sleep(3600)
+
+    if end == "kill":
+        call = gevent.spawn(rover.connect)
+        receiving.wait()
+        call.kill()
+        assert isinstance(call.value, gevent.GreenletExit)
+    else:
+        with pytest.raises(gevent.Timeout) as caught, gevent.Timeout(0.1) as timeout:
+            rover.connect()
+        assert caught.value is timeout
+    assert rover.pending == 0
+    assert attempts == []
+    assert reported == []
+    wait_until(watched.has_lost_all)
+
+
+def test_a_kill_while_the_outcome_is_logged_leaks_nothing(
+    no_leaks: None, watched: Watched, dead_server: Server
+) -> None:
+    class Slow(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            logging_now.set()
+            gevent.sleep(3600)
+
+    rover = Rover({"a": dead_server})
+    rover.connect()
+    rover.servers["a"] = watched.entry
+    logging_now = Flag()
+    log, slow = logging.getLogger("gevent_rover.rover"), Slow()
+    level = log.level
+    log.addHandler(slow)
+    log.setLevel(logging.INFO)
+    try:
+        call = gevent.spawn(rover.connect)
+        logging_now.wait()
+        call.kill()
+    finally:
+        log.removeHandler(slow)
+        log.setLevel(level)
+    wait_until(watched.has_lost_all)
+
+
+def test_a_receiver_that_ends_its_greenlet_does_not_end_the_loop(
+    no_leaks: None, watched: Watched, reported: Reported
+) -> None:
+    rover = Rover({"a": watched.entry}, roving_interval=0.01)
+
+    @rover.on("connection")
+    def receive(sender: Rover, slot: int, socket: Listener) -> None:
+        raise gevent.Timeout
+
+    with rover:
+        wait_until(lambda: len(reported) >= 3)
+        assert rover.started
+    assert rover.pending == 0
+    wait_until(watched.has_lost_all)
+
+
+# Errors
+
+
+def test_an_error_without_a_live_receiver_is_raised() -> None:
+    rover = Rover()
+    attempts: list[Attempt] = []
+    rover.on("attempt", lambda sender, attempt: attempts.append(attempt))
+    with pytest.raises(NoServersError) as caught:
+        rover.connect()
+    assert attempts[0].error is caught.value
+    assert rover.pending == 0
+
+
+def test_a_receiver_of_error_that_is_gone_is_no_live_one() -> None:
+    rover = Rover()
+
+    def receiver(sender: Rover, error: Exception) -> None:
+        raise AssertionError("it is gone")
+
+    error.connect(receiver, sender=rover)
+    del receiver
+    with pytest.raises(NoServersError):
+        rover.connect()
+
+
+def test_a_receiver_of_error_that_raises_is_a_live_one(reported: Reported) -> None:
+    rover = Rover()
+
+    def raises(sender: Rover, error: Exception) -> None:
+        raise ValueError
+
+    rover.on("error", raises)
+    rover.connect()
+    assert [context for context, _ in reported] == [raises]
+
+
+def test_an_error_without_a_receiver_is_printed_in_the_loop_which_goes_on(
+    reported: Reported, says: Servers, watched: Watched
+) -> None:
+    rover = Rover({"a": says(b"foo\r\n")}, roving_interval=0.01)
+    with rover:
+        wait_until(lambda: len(reported) >= 3)
+        assert rover.started
+        rover.add_server("a", watched.entry)
+        wait_until(lambda: watched.served)
+    assert {context for context, _ in reported} == {rover}
+    assert {type(failure) for _, failure in reported} == {ProtocolError}
+
+
+def test_gevent_prints_what_nobody_receives(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed: list[object] = []
+
+    def print_exception(context: object, *exception: Any) -> None:
+        printed.append(context)
+
+    monkeypatch.setattr(get_hub(), "print_exception", print_exception)
+    with Rover(roving_interval=100.0) as rover:
+        wait_until(lambda: printed)
+        assert printed == [rover]
+
+
+# Logs
+
+
+def test_a_server_is_logged_once_when_it_goes_and_once_when_it_is_back(
+    rover_of: Rovers,
+    dead_server: Server,
+    closing: Callable[[Any], Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "gevent_rover")
+    rover, _ = rover_of({"a": dead_server})
+    for _ in range(3):
+        rover.connect()
+    [gone] = caplog.records
+    assert (gone.name, gone.levelname) == ("gevent_rover.rover", "WARNING")
+    assert "'a'" in gone.getMessage()
+    assert str(dead_server["port"]) in gone.getMessage()
+    assert "refused" in gone.getMessage()
+
+    address = dead_server["host"], dead_server["port"]
+    closing(StreamServer(address, lambda sock, address: sock.sendall(b"1\r\n"))).start()
+    caplog.clear()
+    for _ in range(3):
+        rover.connect()
+    [back] = caplog.records
+    assert (back.name, back.levelname) == ("gevent_rover.rover", "INFO")
+    assert "'a'" in back.getMessage()
+    assert "back" in back.getMessage()
+
+    caplog.clear()
+    rover.servers["a"] = {"path": "/nosuch/socket"}
+    rover.connect()
+    [gone] = caplog.records
+    assert gone.levelname == "WARNING"
+    assert "No such file" in gone.getMessage()
+
+
+def test_a_server_that_was_never_away_is_not_logged(
+    rover_of: Rovers, watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "gevent_rover")
+    rover, _ = rover_of({"a": watched.entry})
+    rover.connect()
+    assert caplog.records == []
+
+
+def test_ids_that_left_the_registry_are_forgotten_by_the_log(
+    rover_of: Rovers, dead_server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    rover, _ = rover_of()
+    for id in ("a", "b", "a"):
+        rover.servers.clear()
+        rover.servers[id] = dead_server
+        rover.connect()
+    assert [record.args[0] for record in caplog.records if record.args] == ["a", "b", "a"]  # type: ignore[index]
+
+
+# Calls
+
+
+def test_connect_works_from_a_receiver(rover_of: Rovers, watched: Watched) -> None:
+    rover, events = rover_of({"a": watched.entry})
+
+    @rover.on("connection")
+    def again(sender: Rover, slot: int, socket: Listener) -> None:
+        rover.off("connection", again)
+        rover.connect()
+
+    rover.connect()
+    assert [name for name, _ in events].count("connection") == 2
+    assert rover.pending == 0
+
+
+def test_connect_is_not_limited_by_max_pending(
+    rover_of: Rovers, talker: Servers, watched: Watched
+) -> None:
+    rover, events = rover_of({"a": talker()}, max_pending=1, roving_interval=100.0)
+    rover.start()
+    wait_until(lambda: rover.pending == 1)
+    silent = [gevent.spawn(rover.connect) for _ in range(4)]
+    wait_until(lambda: rover.pending == 5)
+    rover.servers["b"] = watched.entry
+    del rover.servers["a"]
+    rover.connect()
+    assert [name for name, _ in events] == ["connection", "attempt"]
+    gevent.killall(silent)
+    assert rover.pending == 1
