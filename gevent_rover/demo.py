@@ -1,0 +1,187 @@
+"""``gevent-rover demo``: a rover at work, in one process, on loopback alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
+from typing import Any, Final
+
+import gevent
+from gevent.event import Event
+from gevent.pool import Group
+from gevent.server import StreamServer
+from gevent.socket import socket as Socket
+
+from gevent_rover.console import table
+from gevent_rover.rover import Rover
+from gevent_rover.server import SlotServer
+from gevent_rover.signals import Attempt, Slot
+
+#: Connections kept, for each server that there is at the beginning.
+_KEPT_PER_SERVER: Final = 2
+
+#: Attempts in the whole demo, for each server. A fifth of them falls into each
+#: of the short phases, so that the server in question is rarely missed there;
+#: when it is, the phase lasts until its turn comes.
+_ATTEMPTS_PER_SERVER: Final = 20
+
+_MAIL: Final = "mail"
+
+
+class Demo:
+    """Four slot servers (or more, or fewer), a rover, and a keeper of the lowest slots.
+
+    :param say: called with each line of the story.
+    :param servers: how many slot servers there are.
+    :param seconds: how long it takes, about.
+    :param done: ends it early when it is set.
+    """
+
+    def __init__(
+        self, say: Callable[[str], object], *, servers: int, seconds: float, done: Event
+    ) -> None:
+        self._say = say
+        self._seconds = seconds
+        self._done = done
+        self._max_kept = _KEPT_PER_SERVER * servers
+        self._servers = {f"web{n}": _slot_server() for n in range(1, servers + 1)}
+        self._mail = StreamServer(("127.0.0.1", 0), _talk_smtp)
+        self._rover = Rover(roving_interval=seconds / (_ATTEMPTS_PER_SERVER * servers))
+        self._watches = Group()
+        self._kept: dict[Socket, tuple[Slot, gevent.Greenlet[..., Any]]] = {}
+        self._outcomes: Counter[tuple[str | None, str]] = Counter()
+        self._changed = Event()
+        self._began = 0.0
+
+    def run(self) -> None:
+        """Tell the story; block until it has ended, and close all that it opened."""
+        rover = self._rover
+        rover.on("connection", self._keep)
+        rover.on("unreachable", lambda rover, id, server: self._tell(id, "unreachable"))
+        rover.on("error", lambda rover, error: self._tell(error.id, f"error: {error}"))
+        rover.on("attempt", self._count)
+        self._began = monotonic()
+        try:
+            for id, server in self._servers.items():
+                server.start()
+                self._add(id, server)
+                self._tell(id, f"listens on 127.0.0.1:{server.server_port}")
+            rover.start()
+            self._tell_the_story()
+            rover.stop()
+            self._summarize()
+        finally:
+            rover.stop()
+            self._watches.kill()
+            for sock in self._kept:
+                sock.close()
+            for server in self._servers.values():
+                server.stop(timeout=0)
+            self._mail.stop(timeout=0)
+
+    def _tell_the_story(self) -> None:
+        victim, server = next(iter(self._servers.items()))
+        self._narrate(f"all is well: the {self._max_kept} lowest slots found are kept")
+        self._play_until(0.4)
+
+        self._narrate(f"{victim} dies, and its connections with it")
+        server.stop(timeout=0)
+        self._play_until(0.6, victim, "unreachable")
+
+        self._narrate(f"{_MAIL} joins, but it doesn't speak the protocol")
+        self._mail.start()
+        self._add(_MAIL, self._mail)
+        self._play_until(0.8, _MAIL, "error")
+
+        self._narrate(f"{_MAIL} is dropped, and {victim} comes back")
+        self._rover.drop_server(_MAIL)
+        server.start()
+        self._play_until(1.0, victim, "connection")
+
+    def _add(self, id: str, server: StreamServer) -> None:
+        port = server.server_port
+        assert port is not None  # it listens
+        self._rover.add_server(id, {"host": "127.0.0.1", "port": port})
+
+    def _play_until(self, share: float, id: str | None = None, outcome: str | None = None) -> None:
+        """Wait until that share of the time is over and ``id`` had that outcome meanwhile.
+
+        Or until it's plain that it won't: after twice the time.
+        """
+        before = self._outcomes[id, outcome or ""]
+        while not self._done.is_set():
+            left = self._began + share * self._seconds - monotonic()
+            happened = id is None or self._outcomes[id, outcome or ""] > before
+            if left <= 0 and (happened or left < -self._seconds):
+                break
+            # Woken by whatever comes first: the end, the share, or the next outcome.
+            self._changed.clear()
+            gevent.wait([self._done, self._changed], timeout=left if left > 0 else 1.0, count=1)
+
+    # The keeper: what a pool does, in its simplest form.
+
+    def _keep(self, rover: Rover, slot: Slot, socket: Socket) -> None:
+        highest = max(self._kept, key=lambda sock: self._kept[sock][0], default=None)
+        if len(self._kept) < self._max_kept or highest is None:
+            done = "kept"
+        elif slot < self._kept[highest][0]:
+            old = self._drop(highest)
+            done = f"kept, in exchange for slot {old} of {old.server_id}"
+        else:
+            socket.close()
+            self._tell(slot.server_id, f"slot {slot}: closed, not lower than those kept")
+            return
+        self._kept[socket] = slot, self._watches.spawn(self._watch, socket)
+        self._tell(slot.server_id, f"slot {slot}: {done}")
+
+    def _drop(self, socket: Socket) -> Slot:
+        slot, watch = self._kept.pop(socket)
+        watch.kill(block=False)
+        socket.close()
+        return slot
+
+    def _watch(self, socket: Socket) -> None:
+        """Wait for the connection's end."""
+        with suppress(OSError):  # a reset is an end, too
+            socket.recv(1)
+        slot = self._drop(socket)
+        self._tell(slot.server_id, f"slot {slot}: lost, the server closed it")
+
+    def _count(self, rover: Rover, attempt: Attempt) -> None:
+        self._outcomes[attempt.id, attempt.outcome] += 1
+        self._changed.set()
+
+    # What it says
+
+    def _tell(self, id: str | None, what: str) -> None:
+        self._say(f"{monotonic() - self._began:6.2f} s  {id or '-':<6} {what}")
+
+    def _narrate(self, what: str) -> None:
+        self._say("")
+        self._say(f"--- {what} ---")
+
+    def _summarize(self) -> None:
+        self._narrate(f"slots held after {monotonic() - self._began:.1f} s")
+        rows = []
+        for id in [*self._servers, _MAIL]:
+            held = sorted(slot for slot, _ in self._kept.values() if slot.server_id == id)
+            counts = [self._outcomes[id, name] for name in ("connection", "unreachable", "error")]
+            rows.append([id, " ".join(map(str, held)) or "-", *counts])
+        header = ["server", "slots held", "connections", "unreachable", "errors"]
+        for line in table(header, rows):
+            self._say(line)
+
+
+def _slot_server() -> SlotServer:
+    def handle(slot: int, socket: Socket, address: object) -> None:
+        while socket.recv(1024):
+            pass
+
+    return SlotServer(("127.0.0.1", 0), handle)
+
+
+def _talk_smtp(socket: Socket, address: object) -> None:
+    socket.sendall(b"220 mail.example ESMTP\r\n")
+    socket.close()
