@@ -3,11 +3,15 @@
 from gevent_rover.errors import (
     InvalidServerError,
     NoServersError,
+    PoolClosed,
+    PoolError,
+    PoolTimeout,
     ProtocolError,
     ResourceError,
     RoverError,
     TLSError,
 )
+from gevent_rover.pool import SlotPool
 from gevent_rover.registry import Server
 from gevent_rover.rover import Rover
 from gevent_rover.server import SlotServer
@@ -18,12 +22,16 @@ __all__ = [
     "Attempt",
     "InvalidServerError",
     "NoServersError",
+    "PoolClosed",
+    "PoolError",
+    "PoolTimeout",
     "ProtocolError",
     "ResourceError",
     "Rover",
     "RoverError",
     "Server",
     "Slot",
+    "SlotPool",
     "SlotServer",
     "Slots",
     "TLSError",

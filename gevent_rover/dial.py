@@ -66,17 +66,14 @@ class Dial:
         :raises RoverError: anything that trying another server doesn't explain.
         """
         hub = get_hub()
-        passed = DeadlinePassed()
         # A third of gevent.Timeout's cost. The loop's own time may be stale by
         # as long as the hub was busy: hence update.
         timer = hub.loop.timer(self.timeout)
         self._watchers.append(timer)
-        timer.start(getcurrent().throw, passed, update=True)
+        timer.start(getcurrent().throw, DeadlinePassed, update=True)
         try:
             return self._connect(hub)
-        except DeadlinePassed as exc:
-            if exc is not passed:
-                raise
+        except DeadlinePassed:
             raise TimeoutError(errno.ETIMEDOUT, f"no slot line within {self.timeout:g} s") from None
         except OSError as exc:
             reason = _our_reason(exc)
@@ -84,7 +81,6 @@ class Dial:
                 raise
             raise ResourceError(f"{reason}: {exc.strerror}") from exc
         finally:
-            del passed  # Its traceback has this frame: a cycle for the collector.
             self._release()
 
     def abandon(self) -> None:
@@ -98,11 +94,9 @@ class Dial:
 
     def _release(self) -> None:
         while self._watchers:
-            watcher = self._watchers.pop()
-            watcher.stop()
-            watcher.close()
+            self._watchers.pop().close()
         while self._sockets:
-            self._sockets.pop().close()
+            close_now(self._sockets.pop())
 
     def _connect(self, hub: Any) -> tuple[int, gevent_socket.socket]:
         sock = self._begin(_address_of(hub, self.server))
@@ -146,16 +140,25 @@ class Dial:
             try:
                 chunk = sock.recv(bytes_needed(line))
             except BlockingIOError:
+                chunk = None
+            if chunk is None:
                 hub.wait(watcher)
-                continue
-            if not chunk:
+            elif chunk:
+                line += chunk
+                slot = decode_slot_line(line)
+                if slot is not None:
+                    return slot
+            else:
                 raise ConnectionResetError(
                     errno.ECONNRESET, "closed before the slot line was whole"
                 )
-            line += chunk
-            slot = decode_slot_line(line)
-            if slot is not None:
-                return slot
+
+
+def close_now(sock: Any) -> None:
+    """Close a socket really: gevent's own ``close`` may put it off until the hub runs."""
+    descriptor = sock.detach()
+    if descriptor >= 0:
+        _socket.close(descriptor)
 
 
 def _is_itself(sock: _socket.socket, target: Any) -> bool:
@@ -206,6 +209,11 @@ def _literal(host: str, port: int) -> _Address | None:
 _lookups: Final[dict[tuple[Any, str], Greenlet[..., Any]]] = {}
 
 
+def forget_lookups() -> None:
+    """Forget the lookups under way: in a forked child nobody will answer them."""
+    _lookups.clear()
+
+
 def _look_up(hub: Any, host: str, port: int) -> list[_Address]:
     """Return the addresses of a name; block until the resolver has answered."""
     key = hub, host
@@ -225,4 +233,4 @@ def _resolve(key: tuple[Any, str]) -> tuple[list[_Address], Exception | None]:
     except Exception as exc:
         return [], exc
     finally:
-        del _lookups[key]
+        _lookups.pop(key, None)

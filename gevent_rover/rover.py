@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import sys
 from collections.abc import Callable
 from time import monotonic
@@ -14,8 +15,9 @@ from gevent import socket as gevent_socket
 from gevent.event import Event
 from gevent.pool import Group
 
-from gevent_rover.dial import Dial
+from gevent_rover.dial import Dial, close_now, forget_lookups
 from gevent_rover.errors import NoServersError, ResourceError, RoverError
+from gevent_rover.forks import follow
 from gevent_rover.pacing import MOMENT, Pacing
 from gevent_rover.registry import Picker, Server, check_server
 from gevent_rover.signals import (
@@ -39,12 +41,13 @@ _Receiver = TypeVar("_Receiver", bound=Callable[..., Any])
 class _Flight:
     """One attempt, from the decision to start it until its outcome is published."""
 
-    __slots__ = ("dial", "greenlet", "publishing")
+    __slots__ = ("dial", "greenlet", "publishing", "socket")
 
     def __init__(self) -> None:
         self.greenlet: Greenlet[..., Any] | None = None  # None: in the caller's, connect()
         self.dial: Dial | None = None  # None: not begun, or over
         self.publishing = False
+        self.socket: gevent_socket.socket | None = None  # published, and nobody's yet
 
 
 class Rover:
@@ -59,6 +62,9 @@ class Rover:
     The constructor does no I/O and starts nothing. A rover belongs to the
     thread (the hub) that starts it; only :meth:`wake` and changes of
     ``servers`` are safe from other threads.
+
+    A rover doesn't cross a fork: in the child it is stopped, holds no socket,
+    and :meth:`start` starts it afresh. In the parent nothing changes.
 
     :param servers: the registry: kept and used as it is, never copied.
         Any greenlet and any native thread may change it at any time.
@@ -111,9 +117,15 @@ class Rover:
         self._wakeup = Event()
         self._unreachable: set[str] = set()  # ids, for the log
         self._receivers: dict[str, list[Callable[..., Any]]] = {name: [] for name in SIGNALS}
+        self._pid = os.getpid()
+        self._stopped_by_fork = False
+        self._warn_of_fork = False  # once, by the pool
+        follow(self)
 
     def __repr__(self) -> str:
         state = "started" if self.started else "stopped"
+        if self._stopped_by_fork:
+            state = "stopped by a fork"
         return f"<Rover {state} servers={len(self.servers)} pending={self.pending}>"
 
     def __enter__(self) -> Rover:
@@ -185,6 +197,7 @@ class Rover:
     @property
     def started(self) -> bool:
         """Whether the loop runs."""
+        self._check_pid()
         return self._loop is not None
 
     @property
@@ -200,6 +213,8 @@ class Rover:
         (the hub was busy) keeps its phase, and those that it missed are
         skipped. On a started rover it begins the schedule anew.
         """
+        self._check_pid()
+        self._stopped_by_fork = self._warn_of_fork = False
         self._hub = get_hub()
         self._next_tick = monotonic()
         self._pacing = Pacing(self.max_pending)
@@ -218,6 +233,7 @@ class Rover:
         :param timeout: seconds to wait for attempts that are being published
             (default: :attr:`stop_timeout`). They aren't killed then.
         """
+        self._check_pid()
         loop, self._loop = self._loop, None
         if loop is not None:
             loop.kill(block=False)
@@ -252,12 +268,13 @@ class Rover:
 
         :raises RoverError: the outcome is an error, and ``error`` has no live receiver.
         """
+        self._check_pid()
         flight = _Flight()
         self._calls[flight] = None
         try:
             self._attempt(flight, quick=False)
         finally:
-            del self._calls[flight]
+            self._calls.pop(flight, None)
 
     def _run(self) -> None:
         loop = getcurrent()
@@ -271,6 +288,9 @@ class Rover:
 
     def _tick(self) -> float:
         """Start the attempts that are due, and return the seconds until the next look."""
+        self._check_pid()
+        if self._loop is None:
+            return 0.0
         now = monotonic()
         if now >= self._next_tick:
             missed = (now - self._next_tick) // self.roving_interval
@@ -357,6 +377,39 @@ class Rover:
         if flight.greenlet is not None:
             flight.greenlet.kill(block=False)
 
+    # Forks
+
+    def _check_pid(self) -> None:
+        """Notice a fork that ran none of Python's hooks: one made in C."""
+        if self._pid != os.getpid():
+            self._after_fork()
+
+    def _after_fork(self) -> None:
+        """Stop, in a forked child, and close its copies of the sockets in flight.
+
+        Nothing here is a ``shutdown``, which would cut the parent's connections
+        off. The greenlets are copies of the parent's; they are killed if the
+        child ever runs its hub, but for the one that forked, which goes on.
+        """
+        self._pid = os.getpid()
+        if self.started:
+            self._stopped_by_fork = self._warn_of_fork = True
+        forget_lookups()
+        loop, self._loop = self._loop, None
+        greenlets = [flight.greenlet for flight in self._flights] + [loop]
+        for flight in (*self._flights, *self._calls):
+            if flight.dial is not None:
+                flight.dial.abandon()
+            if flight.socket is not None:
+                close_now(flight.socket)
+        caller = getcurrent()
+        for greenlet in greenlets:
+            if greenlet is not None and greenlet is not caller:
+                greenlet.kill(block=False)
+        self._flights.clear()
+        self._calls.clear()
+        self._wakeup = Event()
+
     # One attempt
 
     def _attempt(self, flight: _Flight, *, quick: bool) -> bool:
@@ -388,6 +441,7 @@ class Rover:
         except Exception as exc:
             outcome, failure = "error", RoverError(f"the attempt failed: {exc!r}")
             failure.__cause__ = exc
+        self._check_pid()
         if flight.dial is not None and flight.dial.abandoned:
             raise GreenletExit
         # From here on nothing gives it up: no switch until it's marked.
@@ -405,22 +459,24 @@ class Rover:
             assert id is not None and server is not None
             slot = Slot(number, id, server)
         record = self._latest = Attempt(id, server, outcome, slot, failure, elapsed)
-        self._publish(record, sock)
+        self._publish(flight, record, sock)
         return outcome == "connection"
 
-    def _publish(self, record: Attempt, sock: gevent_socket.socket | None) -> None:
+    def _publish(self, flight: _Flight, record: Attempt, sock: gevent_socket.socket | None) -> None:
         """Log an outcome and send its signals; close the socket unless somebody owns it then.
 
         :raises RoverError: the outcome is an error, and ``error`` has no live receiver.
         """
         id, server, outcome, failure = record.id, record.server, record.outcome, record.error
         claimed = False
+        flight.socket = sock
         try:
             # A log's handlers may switch, too, and be killed meanwhile.
             self._log_outcome(outcome, id, failure)
             if outcome == "connection":
                 for returned in deliver(connection, self, slot=record.slot, socket=sock):
-                    claimed = claimed or returned
+                    if returned:
+                        claimed, flight.socket = True, None
             elif outcome == "unreachable":
                 for _ in deliver(unreachable, self, id=id, server=server):
                     pass
@@ -428,6 +484,7 @@ class Rover:
                 for _ in deliver(error, self, error=failure):
                     claimed = True
         finally:
+            flight.socket = None
             if sock is not None and not claimed:
                 sock.close()
         for _ in deliver(attempt, self, attempt=record):

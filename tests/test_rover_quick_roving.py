@@ -134,19 +134,28 @@ def test_a_wanted_that_fails_is_reported_and_the_rover_goes_on(
     assert {context for context, _ in reported} == {wanted}
 
 
-def test_a_wanted_that_stops_the_rover_stops_it(rover_of: Rovers, dead_server: Server) -> None:
-    rover, events = rover_of(dict.fromkeys("abcdefgh", dead_server), roving_interval=0.01)
+@pytest.mark.parametrize("looks", [1, 2, 3, 5, 8, 13])
+def test_a_wanted_that_stops_the_rover_stops_it(
+    rover_of: Rovers, slot_server: SlotServers, looks: int
+) -> None:
+    rover, events = rover_of({"a": entry(slot_server())}, roving_interval=3600.0)
+    looked = published = 0
 
     def wanted() -> int:
-        rover.stop()
-        return 5
+        nonlocal looked, published
+        looked += 1
+        if looked == looks:
+            rover.stop()
+            published = len(events)
+        return 50
 
     rover.wanted = wanted
     rover.start()
     wait_until(lambda: not rover.started)
+    assert rover.pending == 0
     gevent.sleep(0.05)
     assert rover.pending == 0
-    assert events == []
+    assert len(events) == published
 
 
 def test_stop_ends_a_quick_attempt_that_hangs(

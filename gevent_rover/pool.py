@@ -1,0 +1,533 @@
+"""``SlotPool``: keeps the connections with the lowest slots, and leases the lowest idle one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Callable
+from select import POLLIN as _POLLIN
+from time import monotonic
+from typing import Any, Final, Literal, TypeAlias
+
+from gevent import get_hub
+from gevent import socket as gevent_socket
+from gevent.event import AsyncResult
+from gevent.monkey import get_original
+
+from gevent_rover.dial import close_now
+from gevent_rover.errors import PoolClosed, PoolError, PoolTimeout
+from gevent_rover.forks import follow
+from gevent_rover.rover import Rover
+from gevent_rover.signals import Slot, connection
+
+_log: Final = logging.getLogger("gevent_rover.pool")
+_log.addHandler(logging.NullHandler())
+
+# The real one, in patched processes, too: it's asked with a timeout of 0 only.
+_poll: Final = get_original("select", "poll")
+
+
+class _Pooled:
+    """One connection of a pool."""
+
+    __slots__ = (
+        "arrived",
+        "lease",
+        "number",
+        "poll",
+        "since",
+        "slot",
+        "socket",
+        "state",
+        "watcher",
+    )
+
+    state: Literal["idle", "leased", "retired", "closed"]
+
+    def __init__(self, slot: int, socket: gevent_socket.socket, number: int) -> None:
+        self.slot = slot
+        self.socket = socket
+        self.number = number  # tells equal slots apart, in order of arrival
+        self.state = "leased"
+        self.since = 0  # while idle: its place among those with the same slot
+        self.lease = 0  # how often it was leased: tells one lease from the next
+        self.arrived = monotonic()
+        self.watcher = get_hub().loop.io(socket.fileno(), 1)
+        poll = _poll()
+        poll.register(socket.fileno(), _POLLIN)
+        self.poll = poll.poll
+
+    def is_silent(self) -> bool:
+        """Tell whether the connection is open and nothing can be read from it.
+
+        A poll object of its own for each connection costs a third of a
+        ``recv`` with MSG_PEEK, which raises in the case that matters.
+        """
+        return not self.socket.closed and not self.poll(0)  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        """Close the connection, even if a ``makefile()`` of its user is still open.
+
+        ``close()`` alone would wait for that, and the traceback of a user that
+        raised keeps such a file alive until the collector runs: the server
+        would hold on to the slot. The private method is the standard library's, too.
+        """
+        self.state = "closed"
+        self.watcher.stop()
+        self.watcher.close()
+        self.socket.close()
+        self.socket._real_close()  # type: ignore[attr-defined]
+
+
+# Sorted lists of keys that end with their connection. The lowest slot that is
+# idle stands last in its list, so that leasing and releasing move next to
+# nothing, however many there are.
+_IdleKey: TypeAlias = "tuple[int, int, _Pooled]"  # -slot, -since
+_SlotKey: TypeAlias = "tuple[int, int, _Pooled]"  # slot, number
+
+
+class SlotPool:
+    """Keeps up to ``max_slots`` connections, those with the lowest slots, and leases them.
+
+    Below ``max_slots`` every connection that is offered is kept. A full pool
+    takes one only for a strictly higher slot, which is closed, or, while it is
+    leased, *retired*: closed when it comes back. Idle connections are watched:
+    one on which anything arrives (the end, a reset, bytes that nobody asked
+    for) is closed and forgotten at once.
+
+    :param rover: where the connections come from. The pool receives its
+        ``connection`` signals, sets its ``wanted``, and lets go of connections
+        whose server leaves the rover's registry or changes in it. The rover
+        keeps no pool alive. Default: none; feed the pool with :meth:`offer`.
+    :param max_slots: how many connections to keep, leased ones included.
+    :raises PoolError: the rover has a pool already, or a ``wanted`` of its own.
+    :raises ValueError: ``max_slots`` isn't an int of at least 1.
+
+    A pool belongs to one thread (hub). The counts are exact whenever another
+    greenlet can look: no method switches between choosing and marking.
+
+    A pool doesn't cross a fork: in the child it is empty, and holds no socket
+    and no waiter. In the parent nothing changes.
+    """
+
+    def __init__(self, rover: Rover | None = None, *, max_slots: int = 100) -> None:
+        if type(max_slots) is not int or max_slots < 1:
+            raise ValueError(f"max_slots must be an int of at least 1, got {max_slots!r}")
+        self.max_slots = max_slots
+        self._rover = rover
+        self._closed = False
+        self._by_socket: dict[gevent_socket.socket, _Pooled] = {}  # retired ones, too
+        self._idle: list[_IdleKey] = []
+        self._by_slot: list[_SlotKey] = []  # idle and leased
+        self._waiters: deque[AsyncResult[_Pooled]] = deque()
+        self._clock = 0  # counts offers and releases
+        self._wanted = _weak_caller(self, SlotPool._get_wanted, 0)
+        self._readable = _weak_caller(self, SlotPool._on_readable, None)
+        if rover is not None:
+            if rover.wanted is not None:
+                raise PoolError(f"{rover!r} has a pool (or a `wanted` of its own) already")
+            rover.wanted = self._wanted
+            rover._on_tick = _weak_caller(self, SlotPool._sweep, None)
+            connection.connect(self._receive, sender=rover)  # weakly
+            rover._nudge()
+        self._pid = os.getpid()
+        follow(self)
+        weakref.finalize(self, _forget, self._by_socket, rover, self._wanted).atexit = False
+
+    def __repr__(self) -> str:
+        closed = "closed " if self._closed else ""
+        return (
+            f"<SlotPool {closed}size={self.size}/{self.max_slots} idle={self.idle}"
+            f" leased={self.leased} retired={self.retired} waiting={self.waiting}>"
+        )
+
+    def __enter__(self) -> SlotPool:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.close()
+
+    # The state
+
+    @property
+    def size(self) -> int:
+        """How many connections the pool keeps: the idle and the leased ones."""
+        return len(self._by_slot)
+
+    @property
+    def idle(self) -> int:
+        """How many connections can be leased right now."""
+        return len(self._idle)
+
+    @property
+    def leased(self) -> int:
+        """How many connections are leased and come back into the pool."""
+        return len(self._by_slot) - len(self._idle)
+
+    @property
+    def retired(self) -> int:
+        """How many connections are leased and will be closed when they come back."""
+        return len(self._by_socket) - len(self._by_slot)
+
+    @property
+    def waiting(self) -> int:
+        """How many greenlets wait for a connection."""
+        return len(self._waiters)
+
+    @property
+    def deficit(self) -> int:
+        """How many connections are missing: ``max_slots - size``."""
+        return self.max_slots - len(self._by_slot)
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
+
+    def slots(self) -> list[tuple[int, bool]]:
+        """Return a snapshot: ``(slot, leased)`` of each connection, sorted by slot."""
+        return [(slot, pooled.state == "leased") for slot, _, pooled in self._by_slot]
+
+    # For those who use the connections
+
+    def lease(self, timeout: float | None = 5.0) -> Lease:
+        """Lease the idle connection with the lowest slot, for a ``with`` block.
+
+        ::
+
+            with pool.lease() as socket:
+                socket.sendall(b"PING\\r\\n")
+
+        After a normal exit the connection is idle again; after any exception
+        (a kill and a :class:`gevent.Timeout`, too) it is closed, since nobody
+        knows what is still under way on it.
+
+        :param timeout: as for :meth:`acquire`, which raises what this raises.
+        """
+        return Lease(self, timeout)
+
+    def acquire(self, timeout: float | None = 5.0) -> gevent_socket.socket:
+        """Lease the idle connection with the lowest slot; give it back with :meth:`release`.
+
+        Among equal slots it is the one idle longest. If none is idle, the
+        greenlet waits, first come first served, and is woken by a connection
+        that is released or offered, by :meth:`close`, or by the timeout.
+
+        :param timeout: seconds to wait; None: for ever, 0: not at all.
+        :raises PoolTimeout: none became idle in time; its message says what the
+            pool, its rover and the latest attempt are up to.
+        :raises PoolClosed: the pool is closed, or was while the greenlet waited.
+        """
+        return self._acquire(timeout).socket
+
+    def release(self, socket: gevent_socket.socket) -> None:
+        """Give a leased connection back. Doesn't switch.
+
+        Closed instead of kept: one that was retired, that is closed already,
+        that has unread bytes, or whose server left the registry. Its timeout
+        is reset.
+
+        :raises PoolError: ``socket`` isn't leased from this pool.
+        """
+        self._release(self._leased(socket))
+
+    def discard(self, socket: gevent_socket.socket) -> None:
+        """Close a leased connection instead of giving it back. Doesn't switch.
+
+        :raises PoolError: ``socket`` isn't leased from this pool.
+        """
+        self._drop(self._leased(socket))
+
+    # For those who bring connections
+
+    def offer(self, slot: int, socket: gevent_socket.socket) -> bool:
+        """Hand over a connection, to be kept or closed. Doesn't switch.
+
+        :param slot: its slot; with a :class:`Slot` the pool knows its server.
+        :param socket: a connected gevent socket, the pool's from now on.
+        :returns: whether the pool keeps it.
+        :raises ValueError: ``slot`` isn't an int of at least 0.
+        :raises PoolError: the pool has this very socket already.
+        """
+        self._check_pid()
+        if not isinstance(slot, int) or slot < 0:
+            raise ValueError(f"slot must be an int of at least 0, got {slot!r}")
+        if socket in self._by_socket:
+            raise PoolError(f"offered twice: {socket!r}")
+        full = len(self._by_slot) >= self.max_slots
+        if (
+            self._closed
+            or socket.closed  # type: ignore[attr-defined]
+            or self._left(slot)
+            or (full and slot >= self._by_slot[-1][0])
+        ):
+            socket.close()
+            return False
+        self._clock += 1
+        pooled = _Pooled(slot, socket, self._clock)
+        if not pooled.is_silent():
+            # Else a server that says a low slot and hangs up would cost a good
+            # connection on every tick.
+            pooled.close()
+            self._hurry_no_more(pooled)
+            return False
+        if full:
+            self._retire(self._highest())
+        self._by_socket[socket] = pooled
+        insort(self._by_slot, (slot, pooled.number, pooled))
+        self._hand_on(pooled)
+        return True
+
+    def close(self) -> None:
+        """Close the idle connections now, and the leased ones when they come back.
+
+        Greenlets that wait get :class:`PoolClosed`. Idempotent; doesn't switch.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        if self._rover is not None:
+            connection.disconnect(self._receive, sender=self._rover)
+            _unhook(self._rover, self._wanted)
+        for _, _, pooled in list(self._by_slot):
+            self._retire(pooled)
+        while self._waiters:
+            self._waiters.popleft().set_exception(PoolClosed("the pool was closed"))
+
+    # Decisions: each in one step without a switch
+
+    def _acquire(self, timeout: float | None) -> _Pooled:
+        self._check_pid()
+        while self._idle:
+            pooled = self._idle.pop()[2]
+            pooled.watcher.stop()
+            pooled.state = "leased"
+            if self._left(pooled.slot):
+                self._drop(pooled)
+            elif not pooled.is_silent():
+                self._hurry_no_more(pooled)
+                self._drop(pooled)
+            else:
+                pooled.lease += 1
+                return pooled
+        return self._wait(timeout)
+
+    def _wait(self, timeout: float | None) -> _Pooled:
+        if self._closed:
+            raise PoolClosed("the pool is closed")
+        if self._rover is not None and self._rover._warn_of_fork:
+            self._rover._warn_of_fork = False
+            _log.warning("a fork stopped %r, and nobody started it here: call start()", self._rover)
+        began = monotonic()
+        if timeout is not None and timeout <= 0:
+            raise PoolTimeout(self._explain(0.0))
+        waiter: AsyncResult[_Pooled] = AsyncResult()
+        self._waiters.append(waiter)
+        try:
+            waiter.wait(timeout)
+        except BaseException:
+            # Killed, perhaps right after it was handed a connection.
+            handed = waiter.get_nowait() if waiter.successful() else None
+            if handed is not None:
+                self._release(handed)
+            raise
+        finally:
+            if not waiter.ready() and waiter in self._waiters:  # A fork drops them.
+                self._waiters.remove(waiter)
+        handed = waiter.get_nowait() if waiter.ready() else None  # or raises PoolClosed
+        if handed is not None:
+            return handed
+        raise PoolTimeout(self._explain(monotonic() - began))
+
+    def _leased(self, socket: gevent_socket.socket) -> _Pooled:
+        self._check_pid()
+        pooled = self._by_socket.get(socket)
+        if pooled is None or pooled.state == "idle":
+            raise PoolError(f"not leased from this pool: {socket!r}")
+        return pooled
+
+    def _release(self, pooled: _Pooled) -> None:
+        socket = pooled.socket
+        if pooled.state == "retired" or self._left(pooled.slot) or not pooled.is_silent():
+            self._drop(pooled)
+            return
+        default = gevent_socket.getdefaulttimeout()
+        if socket.gettimeout() != default:
+            socket.settimeout(default)
+        self._hand_on(pooled)
+
+    def _hand_on(self, pooled: _Pooled) -> None:
+        """Lease a connection to the greenlet that waits longest, or make it idle."""
+        if self._waiters:
+            pooled.lease += 1
+            self._waiters.popleft().set(pooled)
+            return
+        self._clock += 1
+        pooled.since = self._clock
+        pooled.state = "idle"
+        insort(self._idle, (-pooled.slot, -pooled.since, pooled))
+        pooled.watcher.start(self._readable, pooled)
+
+    def _highest(self) -> _Pooled:
+        """Return the connection to give up for a lower slot: among equals an idle one."""
+        highest = self._by_slot[-1][0]
+        for slot, _, pooled in reversed(self._by_slot):
+            if slot != highest:
+                break
+            if pooled.state == "idle":
+                return pooled
+        return self._by_slot[-1][2]
+
+    def _retire(self, pooled: _Pooled) -> None:
+        """Take a connection out of the pool: close it now, or when it comes back."""
+        if pooled.state == "idle":
+            self._drop(pooled)
+        else:
+            pooled.state = "retired"
+            del self._by_slot[bisect_left(self._by_slot, (pooled.slot, pooled.number))]
+
+    def _drop(self, pooled: _Pooled) -> None:
+        """Close a connection and forget it."""
+        del self._by_socket[pooled.socket]
+        if pooled.state == "idle":
+            del self._idle[bisect_left(self._idle, (-pooled.slot, -pooled.since))]
+        if pooled.state != "retired":
+            del self._by_slot[bisect_left(self._by_slot, (pooled.slot, pooled.number))]
+        pooled.close()
+        if self._rover is not None and not self._closed:
+            self._rover._nudge()
+
+    def _left(self, slot: int) -> bool:
+        """Tell whether the slot's server left the registry, or changed in it."""
+        if self._rover is None or not isinstance(slot, Slot):
+            return False
+        return self._rover.servers.get(slot.server_id) != slot.server
+
+    # Forks
+
+    def _check_pid(self) -> None:
+        """Notice a fork that ran none of Python's hooks: one made in C."""
+        if self._pid != os.getpid():
+            self._after_fork()
+
+    def _after_fork(self) -> None:
+        """Close, in a forked child, its copies of all connections; forget the waiters."""
+        self._pid = os.getpid()
+        for pooled in self._by_socket.values():
+            pooled.state = "closed"
+            pooled.watcher.close()
+            close_now(pooled.socket)
+        self._by_socket.clear()
+        self._idle.clear()
+        self._by_slot.clear()
+        self._waiters.clear()
+
+    # What the hub and the rover call
+
+    def _receive(self, sender: Rover, slot: Slot, socket: gevent_socket.socket) -> None:
+        self.offer(slot, socket)
+
+    def _get_wanted(self) -> int:
+        return 0 if self._closed else self.deficit
+
+    def _on_readable(self, pooled: _Pooled) -> None:
+        if pooled.state != "idle" or pooled.is_silent():
+            return
+        self._hurry_no_more(pooled)
+        self._drop(pooled)
+
+    def _hurry_no_more(self, pooled: _Pooled) -> None:
+        """End quick roving if a connection died young and never leased.
+
+        A server that says a slot and hangs up mustn't keep the rover racing.
+        """
+        if self._rover is None or pooled.lease:
+            return
+        if monotonic() - pooled.arrived < self._rover.roving_interval:
+            self._rover._end_quick_roving()
+
+    def _sweep(self) -> None:
+        for slot, _, pooled in list(self._by_slot):
+            if self._left(slot):
+                self._retire(pooled)
+
+    def _explain(self, waited: float) -> str:
+        """Return what helps to find out why there was no connection."""
+        parts = [f"no connection within {waited:.3g} s", repr(self)]
+        if self._rover is not None:
+            parts.append(repr(self._rover))
+            latest = self._rover._latest
+            if latest is not None:
+                at = "" if latest.id is None else f" at server {latest.id!r}"
+                why = (
+                    ""
+                    if latest.error is None
+                    else f": {type(latest.error).__name__}: {latest.error}"
+                )
+                parts.append(f"latest attempt{at}: {latest.outcome}{why}")
+        return "; ".join(parts)
+
+
+class Lease:
+    """A leased connection, for a ``with`` block; made by :meth:`SlotPool.lease`.
+
+    It can be entered again after its exit, but not before.
+    """
+
+    __slots__ = ("_lease", "_pool", "_pooled", "_timeout")
+
+    def __init__(self, pool: SlotPool, timeout: float | None) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        self._pooled: _Pooled | None = None
+
+    def __enter__(self) -> gevent_socket.socket:
+        if self._pooled is not None:
+            raise PoolError("this lease is entered already: call lease() once for each block")
+        pooled = self._pool._acquire(self._timeout)
+        self._pooled, self._lease = pooled, pooled.lease
+        return pooled.socket
+
+    def __exit__(self, kind: object, value: object, traceback: object) -> None:
+        pooled, self._pooled = self._pooled, None
+        assert pooled is not None
+        if pooled.lease != self._lease or pooled.state in ("idle", "closed"):
+            return  # Given back or discarded by hand, and perhaps leased again since.
+        if kind is None:
+            self._pool._release(pooled)
+        else:
+            self._pool._drop(pooled)
+
+
+def _forget(
+    by_socket: dict[gevent_socket.socket, _Pooled], rover: Rover | None, wanted: Callable[..., Any]
+) -> None:
+    """Close what a pool that was collected leaves behind; leased ones are their users'."""
+    for pooled in by_socket.values():
+        if pooled.state == "idle":
+            pooled.close()
+        else:
+            pooled.watcher.close()
+    by_socket.clear()
+    if rover is not None:
+        _unhook(rover, wanted)
+
+
+def _unhook(rover: Rover, wanted: Callable[..., Any]) -> None:
+    if rover.wanted is wanted:
+        rover.wanted = None
+        rover._on_tick = None
+
+
+def _weak_caller(pool: SlotPool, method: Callable[..., Any], default: Any) -> Callable[..., Any]:
+    """Return a callable for the hub or the rover to keep, that keeps no pool alive."""
+    reference = weakref.ref(pool)
+
+    def call(*args: Any) -> Any:
+        pool = reference()
+        return default if pool is None else method(pool, *args)
+
+    return call
