@@ -1,0 +1,251 @@
+"""Forks: the child is stopped and holds nothing, the parent loses nothing."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import pytest
+from conftest import Event, entry, wait_until
+from gevent.os import fork as gevent_fork
+from gevent.os import fork_and_watch, waitpid
+from gevent.subprocess import check_output
+
+from gevent_rover import PoolTimeout, Rover, Server, SlotPool, SlotServer
+
+FORKS: dict[str, Callable[[], int]] = {
+    "gevent": gevent_fork,
+    "os": os.fork,
+    # A fork in C runs none of Python's hooks.
+    "hookless": ctypes.PyDLL(None).fork,
+}
+
+
+def in_child(fork: Callable[[], int], tell: Callable[[], Any]) -> Any:
+    """Fork, run ``tell`` in the child, and return what it returned there."""
+    reader, writer = os.pipe()
+    pid = fork()
+    if not pid:  # pragma: no cover (coverage ends with the child)
+        try:
+            try:
+                told = tell()
+            except BaseException:
+                told = traceback.format_exc()
+            os.write(writer, json.dumps(told).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    told = b""
+    while chunk := os.read(reader, 65536):
+        told += chunk
+    os.close(reader)
+    _, status = os.waitpid(pid, 0)
+    assert status == 0
+    return json.loads(told)
+
+
+def held(*servers: SlotServer) -> int:
+    """Return how many slots are taken at the servers."""
+    return sum(len(server.slots) for server in servers)
+
+
+@pytest.fixture(params=sorted(FORKS))
+def fork(request: Any) -> Callable[[], int]:
+    return FORKS[request.param]
+
+
+def test_the_child_has_a_stopped_rover_and_an_empty_pool(
+    fork: Callable[[], int], slot_server: Callable[..., SlotServer], closing: Any
+) -> None:
+    servers = [slot_server() for _ in range(2)]
+    registry = {str(index): entry(server) for index, server in enumerate(servers)}
+    rover = closing(Rover(registry, roving_interval=0.05))
+    pool = closing(SlotPool(rover, max_slots=6))
+    rover.start()
+    wait_until(lambda: pool.size == 6)
+    socket = pool.acquire()
+
+    def tell() -> Any:
+        try:
+            pool.acquire(0)
+            acquired = "a connection"
+        except PoolTimeout as exc:
+            acquired = str(exc)
+        return [rover.started, rover.pending, pool.size, pool.leased, socket.fileno(), acquired]
+
+    started, pending, size, leased, fileno, acquired = in_child(fork, tell)
+    assert (started, pending, size, leased, fileno) == (False, 0, 0, 0, -1)
+    assert "stopped by a fork" in acquired
+    assert (pool.size, pool.leased, held(*servers)) == (6, 1, 6)
+    socket.sendall(b"still connected")
+    pool.release(socket)
+    gevent.sleep(0.2)
+    assert (pool.size, pool.leased, held(*servers)) == (6, 0, 6)
+    assert rover.started
+
+
+def test_the_child_closes_its_copies_without_running_its_hub(
+    slot_server: Callable[..., SlotServer], talker: Callable[..., Server], closing: Any
+) -> None:
+    server, silent = slot_server(), talker()
+    rover = closing(Rover({"a": entry(server)}, roving_interval=0.05))
+    pool = closing(SlotPool(rover, max_slots=3))
+    rover.start()
+    wait_until(lambda: pool.size == 3)
+    rover.servers["silent"] = silent
+    hanging = Rover({"silent": silent}, roving_interval=0.01)
+    closing(hanging).start()
+    wait_until(lambda: hanging.pending > 3)
+
+    def sockets() -> int:
+        return sum(
+            os.readlink(f"/proc/self/fd/{name}").startswith("socket:")
+            for name in os.listdir("/proc/self/fd")
+            if os.path.exists(f"/proc/self/fd/{name}")
+        )
+
+    before = sockets()
+    ours = hanging.pending + rover.pending + pool.size
+    assert in_child(os.fork, sockets) <= before - ours
+
+
+def test_a_fork_amid_a_slot_line_leaves_all_of_it_to_the_parent(
+    talker: Callable[..., Server],
+    rover_of: Callable[..., tuple[Rover, list[Event]]],
+) -> None:
+    gate = gevent.event.Event()
+
+    def drip(sock: Any) -> None:
+        sock.sendall(b"17")
+        gate.wait()
+        sock.sendall(b"3\r\nmore")
+        sock.recv(1)
+
+    rover, events = rover_of({"a": talker(drip)}, roving_interval=60)
+    rover.start()
+    wait_until(lambda: rover.pending == 1)
+    gevent.sleep(0.05)
+
+    def tell() -> Any:
+        gate.set()  # The child's copy of the server would say the rest, too.
+        gevent.sleep(0.2)
+        return [name for name, _ in events]
+
+    assert in_child(gevent_fork, tell) == []
+    gate.set()
+    wait_until(lambda: len(events) == 2)
+    assert events[0][0] == "connection"
+    assert events[0][1]["slot"] == 173
+
+
+def test_start_in_the_child_roves_afresh(
+    slot_server: Callable[..., SlotServer], closing: Any
+) -> None:
+    server = slot_server()
+    rover = closing(Rover({"a": entry(server)}, roving_interval=0.05))
+    pool = closing(SlotPool(rover, max_slots=3))
+    rover.start()
+    wait_until(lambda: pool.size == 3)
+    reader, writer = os.pipe()
+    pid = fork_and_watch()
+    if not pid:  # pragma: no cover (coverage ends with the child)
+        try:
+            rover.start()
+            wait_until(lambda: pool.size == 3)
+            os.write(writer, json.dumps(pool.slots()).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    assert waitpid(pid, 0) == (pid, 0)  # Meanwhile the hub serves the child.
+    told = json.loads(os.read(reader, 65536))
+    os.close(reader)
+    # The parent's three are still taken, so the child got the next three.
+    assert told == [[3, False], [4, False], [5, False]]
+    assert pool.slots() == [(0, False), (1, False), (2, False)]
+    wait_until(lambda: held(server) == 3)
+
+
+def test_a_hundred_forks_at_full_speed_cost_the_parent_nothing(
+    slot_server: Callable[..., SlotServer], closing: Any
+) -> None:
+    servers = [slot_server() for _ in range(3)]
+    rover = closing(Rover({str(i): entry(s) for i, s in enumerate(servers)}, roving_interval=0.05))
+    open_sockets: list[Any] = []
+    outcomes: dict[str, int] = {}
+
+    @rover.on("connection")  # type: ignore[untyped-decorator]
+    def keep(sender: Rover, slot: int, socket: Any) -> None:
+        open_sockets.append(socket)
+        if len(open_sockets) > 20:
+            open_sockets.pop(0).close()
+
+    @rover.on("attempt")  # type: ignore[untyped-decorator]
+    def count(sender: Rover, attempt: Any) -> None:
+        outcomes[attempt.outcome] = outcomes.get(attempt.outcome, 0) + 1
+
+    rover.wanted = lambda: 8
+    rover.start()
+    for _ in range(100):
+        gevent.sleep(0.005)
+        pid = gevent_fork()
+        if not pid:  # pragma: no cover (coverage ends with the child)
+            os._exit(0 if rover.pending == 0 and not rover.started else 1)
+        _, status = os.waitpid(pid, 0)
+        assert status == 0
+        assert rover.started and rover.pending > 0
+    rover.stop()
+    for socket in open_sockets:
+        socket.close()
+    assert set(outcomes) == {"connection"}
+    wait_until(lambda: held(*servers) == 0)
+
+
+def test_a_subprocess_costs_the_parent_nothing(
+    slot_server: Callable[..., SlotServer], closing: Any
+) -> None:
+    server = slot_server()
+    rover = closing(Rover({"a": entry(server)}, roving_interval=0.05))
+    pool = closing(SlotPool(rover, max_slots=3))
+    rover.start()
+    wait_until(lambda: pool.size == 3)
+    assert check_output(["echo", "hello"]) == b"hello\n"
+    gevent.sleep(0.1)
+    assert (pool.size, held(server), rover.started) == (3, 3, True)
+
+
+def test_a_child_that_uses_the_pool_is_warned_once(
+    slot_server: Callable[..., SlotServer], closing: Any, caplog: Any
+) -> None:
+    server = slot_server()
+    rover = closing(Rover({"a": entry(server)}, roving_interval=0.05))
+    pool = closing(SlotPool(rover, max_slots=3))
+    rover.start()
+    wait_until(lambda: pool.size == 3)
+
+    def tell() -> Any:
+        before = len(caplog.records)
+        for _ in range(3):
+            with pytest.raises(PoolTimeout):
+                pool.acquire(0)
+        return [record.levelno for record in caplog.records[before:]]
+
+    assert in_child(gevent_fork, tell) == [logging.WARNING]
+    assert not [record for record in caplog.records if "fork" in record.getMessage()]
+
+
+def test_waiters_are_dropped_in_the_child_and_served_in_the_parent(closing: Any) -> None:
+    pool = closing(SlotPool())
+    waiter = gevent.spawn(pool.acquire)
+    wait_until(lambda: pool.waiting == 1)
+    assert in_child(gevent_fork, lambda: pool.waiting) == 0
+    ours, theirs = gevent.socket.socketpair()
+    closing(theirs)
+    assert pool.offer(0, ours)
+    assert waiter.get(timeout=5) is ours
+    pool.release(ours)
