@@ -1,0 +1,43 @@
+"""A WSGI app that asks a line-based service through a slot pool.
+
+Run it from this folder:  gunicorn -c conf.py app:application
+
+The rover and the pool are made at import, which starts nothing; conf.py starts and
+stops the rover in each worker. SERVERS names the slot servers, as in
+SERVERS=127.0.0.1:7000,127.0.0.1:7001 (``gevent-rover serve 127.0.0.1:7000`` is one).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from gevent_rover import PoolTimeout, Rover, Server, SlotPool
+
+servers: dict[str, Server] = {}
+for address in os.environ.get("SERVERS", "127.0.0.1:7000").split(","):
+    host, _, port = address.rpartition(":")
+    servers[address] = {"host": host, "port": int(port)}
+
+rover = Rover(servers)
+pool = SlotPool(rover, max_slots=int(os.environ.get("MAX_SLOTS", "5")))
+
+
+def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """Send the request's path to a server, and answer with what it says."""
+    line = environ["PATH_INFO"].encode("latin-1") + b"\r\n"
+    try:
+        with pool.lease() as socket:
+            socket.sendall(line)
+            answer = b""
+            while not answer.endswith(b"\r\n"):
+                chunk = socket.recv(4096)
+                if not chunk:
+                    raise ConnectionResetError("the server hung up")
+                answer += chunk
+    except (PoolTimeout, OSError) as exc:
+        start_response("503 Service Unavailable", [("Content-Type", "text/plain")])
+        return [f"{exc}\n".encode()]
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [answer]
