@@ -19,10 +19,17 @@ def version() -> str:
 
 # The lowest versions that the tests pass with (tox -e lowest). Monkey-patching with
 # an older gevent loads its plugins through pkg_resources, which doesn't find today's
-# zope.interface; blinker 1.6 is the first with is_muted.
-INSTALL = ["gevent>=23.7.0", "blinker>=1.6"]
+# zope.interface; blinker 1.8 is the first that takes built-in functions.
+INSTALL = ["gevent>=23.7.0", "blinker>=1.8"]
 
-TEST = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100"]
+TEST = [
+    "pytest>=8",
+    "pytest-timeout>=2.3",
+    "hypothesis>=6.100",
+    "gunicorn[gevent]>=22",
+    "flask>=3",
+    "trustme>=1.1",
+]
 
 # The tools whose releases change their minds are pinned, here and in .pre-commit-config.yaml.
 DEV = [

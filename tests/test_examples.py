@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,14 @@ def output_of(name: str, *arguments: str) -> str:
 
 @pytest.fixture
 def store() -> Iterator[Any]:
-    process: Any = Popen([sys.executable, str(EXAMPLES / "slot_server.py")], stdout=PIPE, text=True)
+    yield from listening("slot_server.py")
+
+
+def listening(name: str, *arguments: str, **options: Any) -> Iterator[Any]:
+    """Start an example that says where it listens; yield the process and the address."""
+    process: Any = Popen(
+        [sys.executable, str(EXAMPLES / name), *arguments], stdout=PIPE, text=True, **options
+    )
     try:
         host, _, port = process.stdout.readline().rpartition(" ")[2].rpartition(":")
         yield process, (host, int(port))
@@ -30,6 +38,18 @@ def store() -> Iterator[Any]:
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def http(address: tuple[str, int], head: str, body: bytes = b"") -> tuple[int, bytes]:
+    """Send one HTTP request and return the answer's status and body."""
+    with socket.create_connection(address, 10) as sock:
+        length = f"Content-Length: {len(body)}\r\n" if body else ""
+        sock.sendall(f"{head} HTTP/1.0\r\n{length}\r\n".encode() + body)
+        answer = b""
+        while chunk := sock.recv(65536):
+            answer += chunk
+    top, _, rest = answer.partition(b"\r\n\r\n")
+    return int(top.split()[1]), rest
 
 
 def test_quickstart_meets_its_server() -> None:
@@ -67,3 +87,54 @@ def test_slot_server_speaks_its_protocol_behind_the_slot_line(store: Any) -> Non
         assert lines.readline() == b""
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=10) == 0
+
+
+def test_pool_client_and_slot_server_meet(store: Any) -> None:
+    _, (host, port) = store
+    lines = output_of("pool_client.py", f"{host}:{port}").splitlines()
+    assert lines[0] == "OK"
+    assert lines[1] == ", ".join(["blue"] * 20)
+    assert lines[2].startswith("<SlotPool size=")
+
+
+def test_flask_app_serves_through_its_pool(store: Any) -> None:
+    pytest.importorskip("flask", reason="Flask isn't installed")
+    _, (host, port) = store
+    for process, address in listening("flask_app.py", f"{host}:{port}"):
+        assert http(address, "GET /colour")[0] == 404
+        assert http(address, "PUT /colour", b"dark blue") == (200, b"OK")
+        assert http(address, "GET /colour") == (200, b"dark blue")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 0
+
+
+def test_gunicorn_app_serves_through_its_workers_pools(store: Any) -> None:
+    pytest.importorskip("gunicorn", reason="gunicorn isn't installed")
+    _, (host, port) = store
+    with socket.socket() as listener:  # gunicorn inherits it: no race for a free port
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(128)
+        listener.set_inheritable(True)
+        process: Any = Popen(
+            [sys.executable, "-m", "gunicorn", "-c", "conf.py", "-w", "1", "app:application"],
+            cwd=EXAMPLES / "gunicorn",
+            env=os.environ
+            | {"SERVERS": f"{host}:{port}", "BIND": f"fd://{listener.fileno()}"}
+            | {"PYTHONPATH": os.pathsep.join([str(EXAMPLES.parent), *sys.path[1:]])},
+            pass_fds=[listener.fileno()],
+            stderr=PIPE,
+            text=True,
+        )
+        address = listener.getsockname()
+    try:
+        # The path is the request, and the example's server knows no such command.
+        status, body = http(address, "GET /colour")
+        assert (status, body[:14]) == (200, b"ERROR expected")
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=20)
+        assert process.returncode == 0, log
+        assert "Traceback" not in log, log
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
