@@ -127,6 +127,8 @@ def test_a_line_that_came_whole_takes_few_reads(slot: int, reads: int) -> None:
 @example(b"")
 @example(b"0" * 19 + b"\r")
 @example(b"0" * 20)
+@example(b"0" * 19 + b"\r\n")
+@example(b"0" * 20 + b"\r\n")
 @example(b"0\r\r")
 @example(b"0\r\n\n")
 def test_decoding_agrees_with_a_state_machine(data: bytes) -> None:
