@@ -2,7 +2,7 @@
 
 Usage: python examples/three_lowest.py [HOST:PORT …]
 
-Without arguments it starts two slot servers of its own.
+Without arguments it starts three slot servers of its own, and stops one of them on the way.
 """
 
 from __future__ import annotations
@@ -19,37 +19,71 @@ KEPT = 3
 kept: list[tuple[Slot, Socket]] = []
 
 
+def name(slot: Slot) -> str:
+    return f"slot {slot} of {slot.server_id}"
+
+
 def keep(rover: Rover, slot: Slot, socket: Socket) -> None:
     """Keep a connection if its slot is among the lowest; the receiver owns the socket."""
+    if len(kept) < KEPT:
+        print(f"keep {name(slot)}")
+    else:
+        highest, higher = kept[-1]
+        if slot >= highest:  # among equals the one that's there stays
+            socket.close()
+            return
+        print(f"swap {name(highest)} for {name(slot)}")
+        # Off the list first: watch() then knows that nobody lost it.
+        kept.pop()
+        higher.close()
     kept.append((slot, socket))
     kept.sort(key=lambda pair: pair[0])
-    for gone, higher in kept[KEPT:]:
-        print(f"close slot {gone} of {gone.server_id}")
-        higher.close()
-    del kept[KEPT:]
-    print("kept:", ", ".join(f"{slot} of {slot.server_id}" for slot, _ in kept))
+    gevent.spawn(watch, slot, socket)
+
+
+def watch(slot: Slot, socket: Socket) -> None:
+    """Wait for the connection's end: a dead one must not hold a place."""
+    try:
+        socket.recv(1)
+    except OSError:
+        pass  # reset by the server, or closed by keep()
+    if (slot, socket) in kept:
+        print(f"lost {name(slot)}")
+        kept.remove((slot, socket))
+        socket.close()
+
+
+def wait_for(slots: list[int]) -> None:
+    while [int(slot) for slot, _ in kept] != slots:
+        gevent.sleep(0.01)
 
 
 def main(addresses: list[str]) -> None:
-    own = []
-    for _ in range(0 if addresses else 2):
-        server = SlotServer(("127.0.0.1", 0), lambda slot, socket, address: socket.recv(1))
-        server.start()
-        own.append(server)
-        addresses = [*addresses, f"127.0.0.1:{server.server_port}"]
     servers: dict[str, Server] = {}
+    own: dict[str, SlotServer] = {}
     for address in addresses:
         host, _, port = address.rpartition(":")
         servers[address] = {"host": host, "port": int(port)}
+    for id in () if addresses else ("a", "b", "c"):
+        own[id] = SlotServer(("127.0.0.1", 0), lambda slot, socket, address: socket.recv(1))
+        own[id].start()
+        servers[id] = {"host": "127.0.0.1", "port": own[id].server_port or 0}
 
-    rover = Rover(servers, roving_interval=0.1)
+    rover = Rover(servers, roving_interval=0.05)
     rover.on("connection", keep)
     rover.on("unreachable", lambda rover, id, server: print(f"{id} is unreachable"))
     with rover:
-        gevent.sleep(1.5)
-    for _, socket in kept:
-        socket.close()
-    for server in own:
+        if own:
+            wait_for([0, 0, 0])  # each server has only one slot 0
+            print("stop a")
+            own["a"].stop(timeout=0)
+            wait_for([0, 0, 1])
+        else:
+            gevent.sleep(2)
+    print("kept:", ", ".join(name(slot) for slot, _ in kept))
+    while kept:
+        kept.pop()[1].close()
+    for server in own.values():
         server.stop()
 
 

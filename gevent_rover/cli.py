@@ -137,7 +137,7 @@ def _rove(options: argparse.Namespace, output: Output, done: Event) -> int:
         }
         summary = {"event": "summary", "time": time.time(), "elapsed": round(elapsed, 6)}
         summary |= {"attempts": outcomes.total(), "servers": by_id}
-        output.last_lines([json.dumps(summary)])
+        output.line(json.dumps(summary))
     else:
         rows = [
             [printable(id), *(outcomes[id, name] for name in names), lowest.get(id, "-")]
@@ -145,7 +145,8 @@ def _rove(options: argparse.Namespace, output: Output, done: Event) -> int:
         ]
         header = ["server", "connections", "unreachable", "errors", "lowest slot"]
         title = f"--- attempts: {outcomes.total()}, in {elapsed:.1f} s ---"
-        output.last_lines(["", title, *table(header, rows)])
+        for line in ["", title, *table(header, rows)]:
+            output.line(line)
     return 0
 
 
@@ -175,7 +176,7 @@ def _serve(options: argparse.Namespace, output: Output, done: Event) -> int:
     output.line(f"listening on {_address(*server.address[:2])}")
     done.wait()
     server.stop(timeout=0)
-    output.last_lines([f"closed; connections served: {served}"])
+    output.line(f"closed; connections served: {served}")
     return 0
 
 

@@ -7,7 +7,6 @@ import stat
 import sys
 from collections.abc import Sequence
 
-import gevent
 from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 from gevent.socket import wait_write
@@ -30,13 +29,17 @@ class Output:
             reconfigure(errors="backslashreplace")
 
     def line(self, text: str) -> None:
-        """Write a line and flush it; block while a pipe is full."""
+        """Write a line and flush it; block while a pipe is full.
+
+        Once the command is to end, its reader has a second: then what is left is dropped.
+        """
         with self._turn:
             if self._broken:
                 return
             try:
-                if self._pipe is not None:
-                    wait_write(self._pipe)
+                if self._pipe is not None and not self._writable(self._pipe):
+                    self._broken = True
+                    return
                 print(printable(text), flush=True)
             except OSError as exc:
                 self._broken = True
@@ -48,13 +51,16 @@ class Output:
                 os.close(devnull)
                 self._done.set()
 
-    def last_lines(self, lines: Sequence[str]) -> None:
-        """Write several lines, unless nobody reads the pipe within a second."""
-        gevent.with_timeout(1.0, self._lines, lines, timeout_value=None)
-
-    def _lines(self, lines: Sequence[str]) -> None:
-        for line in lines:
-            self.line(line)
+    def _writable(self, pipe: int) -> bool:
+        while True:
+            ended = self._done.is_set()
+            try:
+                wait_write(pipe, timeout=1.0)
+            except TimeoutError:
+                if ended:
+                    return False
+            else:
+                return True
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:

@@ -84,16 +84,19 @@ class Demo:
     def _tell_the_story(self) -> None:
         victim, server = next(iter(self._servers.items()))
         self._narrate(f"all is well: the {self._max_kept} lowest slots found are kept")
-        self._play_until(0.4)
+        if not self._play_until(0.4, victim, "connection"):
+            return
 
         self._narrate(f"{victim} dies, and its connections with it")
         server.stop(timeout=0)
-        self._play_until(0.6, victim, "unreachable")
+        if not self._play_until(0.6, victim, "unreachable"):
+            return
 
         self._narrate(f"{_MAIL} joins, but it doesn't speak the protocol")
         self._mail.start()
         self._add(_MAIL, self._mail)
-        self._play_until(0.8, _MAIL, "error")
+        if not self._play_until(0.8, _MAIL, "error"):
+            return
 
         self._narrate(f"{_MAIL} is dropped, and {victim} comes back")
         self._rover.drop_server(_MAIL)
@@ -105,10 +108,12 @@ class Demo:
         assert port is not None  # it listens
         self._rover.add_server(id, {"host": "127.0.0.1", "port": port})
 
-    def _play_until(self, share: float, id: str | None = None, outcome: str | None = None) -> None:
+    def _play_until(self, share: float, id: str | None = None, outcome: str | None = None) -> bool:
         """Wait until that share of the time is over and ``id`` had that outcome meanwhile.
 
         Or until it's plain that it won't: after twice the time.
+
+        :returns: whether the story goes on.
         """
         before = self._outcomes[id, outcome or ""]
         while not self._done.is_set():
@@ -119,6 +124,7 @@ class Demo:
             # Woken by whatever comes first: the end, the share, or the next outcome.
             self._changed.clear()
             gevent.wait([self._done, self._changed], timeout=left if left > 0 else 1.0, count=1)
+        return not self._done.is_set()
 
     # The keeper: what a pool does, in its simplest form.
 
@@ -138,7 +144,8 @@ class Demo:
 
     def _drop(self, socket: Socket) -> Slot:
         slot, watch = self._kept.pop(socket)
-        watch.kill(block=False)
+        if watch is not gevent.getcurrent():
+            watch.kill(block=False)
         socket.close()
         return slot
 

@@ -58,11 +58,21 @@ def test_quickstart_meets_its_server() -> None:
     assert set(lines) == {"slot 0 of web1"}
 
 
-def test_three_lowest_keeps_three_and_closes_higher_ones() -> None:
+def test_three_lowest_swaps_higher_slots_and_replaces_lost_ones() -> None:
     lines = output_of("three_lowest.py").splitlines()
-    assert any(line.startswith("close slot") for line in lines)
-    kept = [line for line in lines if line.startswith("kept:")][-1]
-    assert sorted(int(word.split()[0]) for word in kept[6:].split(", ")) in ([0, 0, 1], [0, 1, 2])
+    assert lines[0].startswith("keep slot 0 of ")
+    assert "lost slot 0 of a" in lines[lines.index("stop a") :]
+    assert lines[-1].startswith("kept: slot 0 of ")
+    kept = lines[-1].removeprefix("kept: ").split(", ")
+    assert sorted(kept)[:2] == ["slot 0 of b", "slot 0 of c"]
+    assert kept[2] in ("slot 1 of b", "slot 1 of c")
+
+
+def test_three_lowest_roves_the_servers_it_is_given(store: Any) -> None:
+    host, port = store[1]
+    lines = output_of("three_lowest.py", f"{host}:{port}").splitlines()
+    kept = ", ".join(f"slot {slot} of {host}:{port}" for slot in range(3))
+    assert lines[-1] == f"kept: {kept}"
 
 
 def test_slot_server_speaks_its_protocol_behind_the_slot_line(store: Any) -> None:
@@ -75,9 +85,14 @@ def test_slot_server_speaks_its_protocol_behind_the_slot_line(store: Any) -> Non
             (b"DEL colour", b"OK"),
             (b"GET colour", b"ERROR no such key"),
             (b"DEL colour", b"ERROR no such key"),
+            (b"SET bytes \xff\x00", b"OK"),
+            (b"GET bytes", b"\xff\x00"),
             (b"JUMP", b"ERROR expected GET key, SET key value, DEL key or QUIT"),
+            (b"GET ", b"ERROR expected GET key, SET key value, DEL key or QUIT"),
+            (b"SET colour", b"ERROR expected GET key, SET key value, DEL key or QUIT"),
+            (b"GET colour\n", b"ERROR a line ends with CRLF"),
         ]:
-            lines.write(request + b"\r\n")
+            lines.write(request if request.endswith(b"\n") else request + b"\r\n")
             lines.flush()
             assert lines.readline() == expected + b"\r\n"
         with socket.create_connection(address, 5) as second:
@@ -86,6 +101,20 @@ def test_slot_server_speaks_its_protocol_behind_the_slot_line(store: Any) -> Non
         lines.flush()
         assert lines.readline() == b""
     process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == 0
+
+
+def test_slot_server_hangs_up_on_a_line_that_is_too_long(store: Any) -> None:
+    process, address = store
+    with socket.create_connection(address, 5) as sock, sock.makefile("rwb") as lines:
+        assert lines.readline() == b"0\r\n"
+        lines.write(b"SET k " + b"x" * (1024 - 8) + b"\r\n")  # the longest that is taken
+        lines.flush()
+        assert lines.readline() == b"OK\r\n"
+        lines.write(b"x" * 1024)
+        lines.flush()
+        assert lines.read() == b"ERROR a line has at most 1024 bytes\r\n"
+    process.send_signal(signal.SIGINT)
     assert process.wait(timeout=10) == 0
 
 
