@@ -1,26 +1,32 @@
-"""One attempt: resolve, connect, read the slot line, under one deadline."""
+"""One attempt: resolve, connect, TLS, read the slot line, under one deadline."""
 
 from __future__ import annotations
 
 import _socket
 import errno
 import os
-from typing import Any, Final, TypeAlias
+from collections import deque
+from typing import Any, Final
 
-from gevent import Greenlet, GreenletExit, get_hub, getcurrent
+from gevent import GreenletExit, get_hub, getcurrent
 from gevent import socket as gevent_socket
+from gevent.event import Event
 
-from gevent_rover.errors import ResourceError
+from gevent_rover.addresses import Address, addresses_of
+from gevent_rover.errors import InvalidServerError, ResourceError, TLSError
 from gevent_rover.protocol import bytes_needed, decode_slot_line
 from gevent_rover.registry import Server
 
-# What a socket is connected to: its family and its address.
-_Address: TypeAlias = "tuple[int, Any]"
+#: Seconds until the next address of a name gets its chance: the Connection
+#: Attempt Delay that RFC 8305 (section 5) recommends.
+ATTEMPT_DELAY: Final = 0.25
 
 # Non-blocking from its birth where the platform can: that spares a system call.
 _NONBLOCK: Final[int] = getattr(_socket, "SOCK_NONBLOCK", 0)
 _TYPE: Final = _socket.SOCK_STREAM | _NONBLOCK
 _INTERNET: Final = frozenset({_socket.AF_INET, _socket.AF_INET6})
+_READ: Final = 1
+_WRITE: Final = 2
 
 # The one table that tells our errors from the server's: with these, another
 # server would fare no better. Any other OSError is the server's.
@@ -46,13 +52,14 @@ class Dial:
     from outside, without a switch and without the hub: see :meth:`abandon`.
     """
 
-    __slots__ = ("_sockets", "_watchers", "abandoned", "server", "timeout")
+    __slots__ = ("_sockets", "_watchers", "abandoned", "server", "ssl_context", "timeout")
 
-    def __init__(self, server: Server, timeout: float) -> None:
+    def __init__(self, server: Server, timeout: float, ssl_context: Any = None) -> None:
         self.server = server
         self.timeout = timeout
+        self.ssl_context = ssl_context
         self.abandoned = False
-        self._sockets: list[_socket.socket] = []
+        self._sockets: list[Any] = []
         self._watchers: list[Any] = []
 
     def run(self) -> tuple[int, gevent_socket.socket]:
@@ -99,15 +106,19 @@ class Dial:
             close_now(self._sockets.pop())
 
     def _connect(self, hub: Any) -> tuple[int, gevent_socket.socket]:
-        sock = self._begin(_address_of(hub, self.server))
-        slot = self._read_slot_line(hub, sock)
-        # The descriptor becomes a gevent socket only now that it is worth it:
-        # that costs as much as all the rest of the attempt outside the kernel.
-        self._sockets.remove(sock)
-        return slot, gevent_socket.socket(sock.family, _socket.SOCK_STREAM, 0, sock.detach())
+        hostname = None if self.ssl_context is None else self._hostname()
+        addresses = addresses_of(hub, self.server)
+        only = len(addresses) == 1
+        sock = self._begin(addresses[0]) if only else self._race(hub, addresses)
+        if hostname is not None:
+            return self._connect_tls(hub, sock, hostname)
+        # One wait covers the connection and the slot line: a connection that
+        # fails is readable, too, and recv then raises what it failed with.
+        slot = self._read_slot_line(hub, sock, self._watch(hub, sock, _READ))
+        return slot, self._adopted(sock)
 
-    def _begin(self, address: _Address) -> _socket.socket:
-        """Begin to connect; the socket stays ours until it's taken out of ``_sockets``."""
+    def _begin(self, address: Address) -> _socket.socket:
+        """Begin to connect to an address."""
         if self.abandoned:  # while a name was looked up
             raise GreenletExit
         family, target = address
@@ -126,16 +137,101 @@ class Dial:
             )
         return sock
 
-    def _read_slot_line(self, hub: Any, sock: _socket.socket) -> int:
-        """Wait for the connection and its slot line, and read not one byte more.
+    def _race(self, hub: Any, addresses: list[Address]) -> _socket.socket:
+        """Connect to the first of several addresses that answers, as RFC 8305 says.
 
-        One wait covers both: a connection that fails is readable, too, and
-        ``recv`` then raises what it failed with.
+        The next address gets its chance after ``ATTEMPT_DELAY``, or at once
+        when one fails. The others are closed in the step in which one wins.
+
+        :raises OSError: all failed; a server's error goes before one of ours.
         """
-        watcher = hub.loop.io(sock.fileno(), 1)
-        self._watchers.append(watcher)
-        line = b""
+        failures: list[OSError] = []
+        ready: deque[tuple[_socket.socket, Any]] = deque()
+        happened = Event()
+
+        def note(sock: _socket.socket, watcher: Any) -> None:
+            watcher.stop()
+            ready.append((sock, watcher))
+            happened.set()
+
+        left = deque(addresses)
+        while left or len(self._sockets) > 0:
+            if left:
+                begun = len(self._sockets)
+                try:
+                    sock = self._begin(left.popleft())
+                except OSError as exc:
+                    failures.append(exc)
+                    for lost in self._sockets[begun:]:
+                        self._close(lost)
+                    continue
+                watcher = hub.loop.io(sock.fileno(), _WRITE)
+                self._watchers.append(watcher)
+                watcher.start(note, sock, watcher)
+            happened.wait(ATTEMPT_DELAY if left else None)
+            happened.clear()
+            while ready:
+                sock, watcher = ready.popleft()
+                self._stop(watcher)
+                number = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
+                if not number:
+                    for other in self._watchers[1:]:  # all but the deadline's
+                        self._stop(other)
+                    for other in [other for other in self._sockets if other is not sock]:
+                        self._close(other)
+                    return sock
+                failures.append(OSError(number, os.strerror(number)))
+                self._close(sock)
+        raise min(failures, key=lambda failure: _our_reason(failure) is not None)
+
+    def _hostname(self) -> str:
+        """Return the name that the server's certificate must have."""
+        if "server_hostname" in self.server:
+            return self.server["server_hostname"]
+        if "host" not in self.server:
+            raise InvalidServerError("TLS over a path needs server_hostname")
+        # Certificates have no scopes (fe80::1%eth0), nor the dot of a full name.
+        return self.server["host"].partition("%")[0].rstrip(".")
+
+    def _connect_tls(
+        self, hub: Any, sock: _socket.socket, hostname: str
+    ) -> tuple[int, gevent_socket.socket]:
+        # Imported late: most processes never need it.
+        from gevent_rover.tls import SSLError, is_unreachable, wrap
+
+        watcher = self._watch(hub, sock, _WRITE)
         hub.wait(watcher)
+        self._stop(watcher)
+        number = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
+        if number:
+            raise OSError(number, os.strerror(number))
+        secure = self._adopted(sock)
+        self._sockets.append(secure)
+        try:
+            secure = wrap(secure, self.ssl_context, server_hostname=hostname)
+            self._sockets[-1] = secure
+            secure.settimeout(None)  # The deadline's timer is the only one.
+            secure.do_handshake()
+            # In TLS 1.3 the server's verdict on our certificate comes only now.
+            slot = self._read_slot_line(hub, secure, None)
+        except SSLError as exc:
+            if is_unreachable(exc):
+                raise ConnectionResetError(
+                    errno.ECONNRESET, f"in the TLS handshake: {exc}"
+                ) from exc
+            raise TLSError(f"TLS: {exc}") from exc
+        secure.settimeout(gevent_socket.getdefaulttimeout())
+        self._sockets.remove(secure)
+        return slot, secure
+
+    def _read_slot_line(self, hub: Any, sock: Any, watcher: Any) -> int:
+        """Read the slot line, and not one byte more.
+
+        :param watcher: what to wait for; None: ``sock`` waits by itself.
+        """
+        line = b""
+        if watcher is not None:
+            hub.wait(watcher)
         while True:
             try:
                 chunk = sock.recv(bytes_needed(line))
@@ -152,6 +248,28 @@ class Dial:
                 raise ConnectionResetError(
                     errno.ECONNRESET, "closed before the slot line was whole"
                 )
+
+    def _watch(self, hub: Any, sock: _socket.socket, events: int) -> Any:
+        watcher = hub.loop.io(sock.fileno(), events)
+        self._watchers.append(watcher)
+        return watcher
+
+    def _adopted(self, sock: _socket.socket) -> gevent_socket.socket:
+        """Make a gevent socket of a descriptor, which is the caller's from then on.
+
+        Only when it is worth it: that costs as much as all the rest of the
+        attempt outside the kernel.
+        """
+        self._sockets.remove(sock)
+        return gevent_socket.socket(sock.family, _socket.SOCK_STREAM, 0, sock.detach())
+
+    def _stop(self, watcher: Any) -> None:
+        self._watchers.remove(watcher)
+        watcher.close()
+
+    def _close(self, sock: Any) -> None:
+        self._sockets.remove(sock)
+        close_now(sock)
 
 
 def close_now(sock: Any) -> None:
@@ -176,61 +294,3 @@ def _our_reason(exc: OSError) -> str | None:
     if isinstance(exc, _socket.gaierror):  # Its numbers are not those of errno.
         return _OURS[errno.ENOMEM] if exc.errno == _socket.EAI_MEMORY else None
     return _OURS.get(exc.errno or 0)
-
-
-def _address_of(hub: Any, server: Server) -> _Address:
-    if "path" in server:
-        return _socket.AF_UNIX, server["path"]
-    host, port = server["host"], server["port"]
-    try:
-        _socket.inet_pton(_socket.AF_INET, host)
-    except OSError:
-        return _literal(host, port) or _look_up(hub, host, port)[0]
-    return _socket.AF_INET, (host, port)
-
-
-def _literal(host: str, port: int) -> _Address | None:
-    """Return the address that ``host`` is in itself, or None if it's a name.
-
-    Never asks a resolver, so it is safe to call on the hub's own thread.
-    """
-    try:
-        found = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM, 0, _socket.AI_NUMERICHOST)
-    except OSError:
-        if ":" in host:  # no name has a colon, but a scope may be unknown: fe80::1%eth7
-            raise
-        return None
-    return found[0][0], found[0][4]
-
-
-# The lookups under way, by hub and name, shared by all attempts: where a name
-# server doesn't answer, abandoned lookups would fill the resolver's thread
-# pool (10 by default), and every other lookup of the process would wait.
-_lookups: Final[dict[tuple[Any, str], Greenlet[..., Any]]] = {}
-
-
-def forget_lookups() -> None:
-    """Forget the lookups under way: in a forked child nobody will answer them."""
-    _lookups.clear()
-
-
-def _look_up(hub: Any, host: str, port: int) -> list[_Address]:
-    """Return the addresses of a name; block until the resolver has answered."""
-    key = hub, host
-    lookup = _lookups.get(key)
-    if lookup is None:
-        lookup = _lookups[key] = Greenlet.spawn(_resolve, key)
-    addresses, failure = lookup.get()
-    if failure is not None:
-        raise failure
-    return [(family, (address[0], port, *address[2:])) for family, address in addresses]
-
-
-def _resolve(key: tuple[Any, str]) -> tuple[list[_Address], Exception | None]:
-    try:
-        found = gevent_socket.getaddrinfo(key[1], 0, 0, _socket.SOCK_STREAM)
-        return [(family, address) for family, _, _, _, address in found], None
-    except Exception as exc:
-        return [], exc
-    finally:
-        _lookups.pop(key, None)
