@@ -29,6 +29,7 @@ TEST = [
     "gunicorn[gevent]>=22",
     "flask>=3",
     "trustme>=1.1",
+    "dnspython>=2.6",
 ]
 
 # The tools whose releases change their minds are pinned, here and in .pre-commit-config.yaml.

@@ -66,7 +66,14 @@ class _Pooled:
         A poll object of its own for each connection costs a third of a
         ``recv`` with MSG_PEEK, which raises in the case that matters.
         """
-        return not self.socket.closed and not self.poll(0)  # type: ignore[attr-defined]
+        if self.socket.closed:  # type: ignore[attr-defined]
+            return False
+        if type(self.socket) is gevent_socket.socket:
+            return not self.poll(0)
+        # TLS: not all that can be read is data. Imported late, as in dial.
+        from gevent_rover.tls import is_silent
+
+        return is_silent(self.socket)
 
     def close(self) -> None:
         """Close the connection, even if a ``makefile()`` of its user is still open.

@@ -15,7 +15,8 @@ from gevent import socket as gevent_socket
 from gevent.event import Event
 from gevent.pool import Group
 
-from gevent_rover.dial import Dial, close_now, forget_lookups
+from gevent_rover.addresses import forget_lookups
+from gevent_rover.dial import Dial, close_now
 from gevent_rover.errors import NoServersError, ResourceError, RoverError
 from gevent_rover.forks import follow
 from gevent_rover.pacing import MOMENT, Pacing
@@ -71,10 +72,13 @@ class Rover:
         Default: a new, empty dict.
     :param roving_interval: seconds from one attempt to the next.
     :param timeout: seconds that one attempt may take in all: resolving the
-        name, connecting and reading the slot line together.
+        name, connecting, TLS and reading the slot line together.
     :param max_pending: how many of the loop's attempts may be in flight at a
         time. A tick that finds no room is skipped.
+    :param ssl_context: makes it TLS: an ``ssl.SSLContext`` for clients, gevent's
+        or the standard library's, which decides what is verified and how.
     :raises ValueError: a time that isn't a positive number, ``max_pending`` below 1.
+    :raises TypeError: ``ssl_context`` can't be used.
     """
 
     #: Seconds that :meth:`stop` waits for attempts that are being published,
@@ -88,6 +92,7 @@ class Rover:
         roving_interval: float = 1.0,
         timeout: float = 5.0,
         max_pending: int = 64,
+        ssl_context: Any = None,
     ) -> None:
         _check_seconds("roving_interval", roving_interval)
         _check_seconds("timeout", timeout)
@@ -97,6 +102,12 @@ class Rover:
         self.roving_interval = roving_interval
         self.timeout = timeout
         self.max_pending = max_pending
+        if ssl_context is not None:
+            # Imported late: most processes never need it.
+            from gevent_rover.tls import check_client_context
+
+            check_client_context(ssl_context)
+        self.ssl_context = ssl_context
         #: Tells how many more connections are wanted right now. While that is
         #: above 0, the rover doesn't wait for its interval. Looked at on every
         #: tick and after every attempt; must not block.
@@ -432,7 +443,7 @@ class Rover:
             if flight.greenlet is not None:
                 self._pacing.begin(flight, id, began)
             check_server(server, id)
-            dial = flight.dial = Dial(server, self.timeout)
+            dial = flight.dial = Dial(server, self.timeout, self.ssl_context)
             number, sock = dial.run()
         except RoverError as exc:
             outcome, failure = "error", exc

@@ -8,8 +8,9 @@ from typing import Any, Final, TypeAlias
 
 from gevent import Greenlet
 from gevent import socket as gevent_socket
-from gevent.pool import Pool
+from gevent.pool import Group, Pool
 from gevent.server import StreamServer
+from gevent.timeout import Timeout
 
 from gevent_rover.protocol import encode_slot_line
 from gevent_rover.slots import Slots
@@ -30,9 +31,15 @@ class SlotServer(StreamServer):
         gevent, and the server goes on.
     :param slots: where the slots come from (default: a new ``Slots()``). A
         connection that gets none, because of its limit, is closed.
-    :param options: as ``StreamServer`` takes them. ``spawn`` is a new ``Pool``
-        by default, so that :meth:`stop` ends the handlers, too.
-    :raises TypeError: ``handle`` isn't callable.
+    :param ssl_context: makes it TLS: an ``ssl.SSLContext`` for servers, gevent's
+        or the standard library's. The slot is taken after the handshake, which
+        has :attr:`handshake_timeout` seconds and needs no place in the pool.
+    :param certfile: instead of ``ssl_context``: the file of the certificate.
+    :param keyfile: the file of its key (default: ``certfile``).
+    :param options: ``spawn`` and ``backlog`` as ``StreamServer`` takes them.
+        ``spawn`` is a new ``Pool`` by default, so that :meth:`stop` ends the
+        handlers, too.
+    :raises TypeError: ``handle`` isn't callable, or ``ssl_context`` can't be used.
 
     :meth:`stop` stops accepting, lets the handlers finish for ``timeout``
     seconds (default: 1) and then kills them. :meth:`start` works again
@@ -40,15 +47,37 @@ class SlotServer(StreamServer):
     is removed).
     """
 
+    #: Seconds that a client has for the TLS handshake.
+    handshake_timeout = 10.0
+
     def __init__(
         self,
         listener: Any,
         handle: _Handle,
         *,
         slots: Slots | None = None,
+        ssl_context: Any = None,
+        certfile: str | None = None,
+        keyfile: str | None = None,
         **options: Any,
     ) -> None:
+        for option in options.keys() - {"backlog", "spawn"}:
+            # StreamServer would take it for an option of its own TLS.
+            raise TypeError(f"unknown option {option!r}; for more of TLS, use ssl_context")
         self.slots = Slots() if slots is None else slots
+        if certfile is not None and ssl_context is None:
+            # Imported late: most processes never need it.
+            from gevent_rover.tls import server_context
+
+            ssl_context = server_context(certfile, keyfile)
+        elif certfile is not None or keyfile is not None:
+            raise TypeError("certfile (and keyfile) or ssl_context, not both")
+        elif ssl_context is not None:
+            from gevent_rover.tls import check_server_context
+
+            check_server_context(ssl_context)
+        self._ssl_context = ssl_context
+        self._handshakes = Group()
         options.setdefault("spawn", Pool())
         super().__init__(listener, handle, **options)  # type: ignore[arg-type]
 
@@ -72,11 +101,57 @@ class SlotServer(StreamServer):
             self.set_spawn(self._spawn_option)
         super().init_socket()
 
+    @property
+    def ssl_enabled(self) -> bool:
+        """Whether it speaks TLS."""
+        return self._ssl_context is not None
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Stop accepting, end the handshakes, and let the handlers finish.
+
+        :param timeout: seconds until the handlers are killed (default: 1).
+        """
+        self._handshakes.kill(block=False)
+        super().stop(timeout)
+
     def do_handle(self, socket: gevent_socket.socket, address: Any) -> None:
         """Spawn :meth:`handle` as ``StreamServer`` does, but never leave the socket open.
 
         A greenlet that is killed before it began closes nothing by itself.
         """
+        if self._ssl_context is None:
+            self._spawn_handle(socket, address)
+        else:
+            greenlet = self._handshakes.spawn(self._shake_hands, socket, address)
+            # Nothing if the handshake took the descriptor over.
+            greenlet.rawlink(lambda greenlet: socket.close())
+
+    def _shake_hands(self, socket: gevent_socket.socket, address: Any) -> None:
+        from gevent_rover.tls import wrap
+
+        timeout = Timeout.start_new(self.handshake_timeout)
+        secure = None
+        try:
+            secure = wrap(socket, self._ssl_context, server_side=True)
+            secure.do_handshake()
+        except (OSError, Timeout) as exc:
+            if secure is not None:
+                secure.close()
+            if isinstance(exc, Timeout) and exc is not timeout:
+                raise
+            return  # A client that can't or won't is not our error.
+        except BaseException:
+            if secure is not None:
+                secure.close()
+            raise
+        finally:
+            timeout.close()
+        if self.started:
+            self._spawn_handle(secure, address)
+        else:  # Stopped meanwhile.
+            secure.close()
+
+    def _spawn_handle(self, socket: gevent_socket.socket, address: Any) -> None:
         spawn: Any = self._spawn  # type: ignore[attr-defined]
         handle: Any = self._handle  # type: ignore[attr-defined]
         if spawn is None:
