@@ -141,19 +141,30 @@ class PoolMachine(RuleBasedStateMachine):
         self.connections.append(connection)
         return connection
 
-    @rule(slot=st.integers(0, 5), id=st.sampled_from(IDS))
+    @rule(slots=st.lists(st.integers(0, 3), min_size=2, max_size=5), id=st.sampled_from(IDS))
+    def offer_several(self, slots: list[int], id: str) -> None:
+        for slot in slots:
+            self.offer(slot, id)
+
+    @rule(slot=st.integers(0, 3), id=st.sampled_from(IDS))
     def offer(self, slot: int, id: str) -> None:
         connection = self.new_connection(slot, id)
         expected = self.model.offer(connection)
         assert self.pool.offer(connection.slot, connection.mine) is expected
 
-    @rule(slot=st.integers(0, 5), id=st.sampled_from(IDS), ends=st.booleans())
+    @rule(slot=st.integers(0, 3), id=st.sampled_from(IDS), ends=st.booleans())
     def offer_one_that_is_not_silent(self, slot: int, id: str, ends: bool) -> None:
         connection = self.new_connection(slot, id)
         self.disturb(connection, ends=ends)
         assert not self.pool.offer(connection.slot, connection.mine)
 
     # Users
+
+    @precondition(lambda self: not self.model.closed)
+    @rule()
+    def acquire_all(self) -> None:
+        while self.model.idle:
+            self.acquire()
 
     @precondition(lambda self: not self.model.closed)
     @rule()
@@ -205,7 +216,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.waiters[number].kill()
 
     @precondition(lambda self: self.model.waiters)
-    @rule(slot=st.integers(0, 5), id=st.sampled_from(IDS))
+    @rule(slot=st.integers(0, 3), id=st.sampled_from(IDS))
     def kill_the_first_waiter_right_before_an_offer(self, slot: int, id: str) -> None:
         # The pool can't know yet: it hands the connection to one that gives it back.
         number = self.model.waiters[0]
@@ -214,7 +225,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.take_back(number)
 
     @precondition(lambda self: self.model.waiters)
-    @rule(slot=st.integers(0, 5), id=st.sampled_from(IDS))
+    @rule(slot=st.integers(0, 3), id=st.sampled_from(IDS))
     def kill_the_first_waiter_right_after_an_offer(self, slot: int, id: str) -> None:
         number = self.model.waiters[0]
         failures: list[BaseException] = []
@@ -270,6 +281,13 @@ class PoolMachine(RuleBasedStateMachine):
     def drop_server(self, id: str) -> None:
         self.rover.drop_server(id)
 
+    @precondition(lambda self: len(self.servers) < len(IDS))
+    @rule()
+    def bring_servers_back(self) -> None:
+        for id in IDS:
+            if id not in self.servers:
+                self.change_server(id)
+
     @rule(id=st.sampled_from(IDS))
     def change_server(self, id: str) -> None:
         self.entries += 1
@@ -283,7 +301,7 @@ class PoolMachine(RuleBasedStateMachine):
         if self.rover._on_tick is not None:
             self.rover._on_tick()
 
-    @precondition(lambda self: not self.model.closed and len(self.connections) > 8)
+    @precondition(lambda self: not self.model.closed and len(self.connections) > 20)
     @rule()
     def close(self) -> None:
         waiters, self.model.waiters = self.model.waiters, []
@@ -319,7 +337,7 @@ class PoolMachine(RuleBasedStateMachine):
 
 TestPool = PoolMachine.TestCase
 TestPool.settings = settings(
-    max_examples=100,
+    max_examples=150,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
