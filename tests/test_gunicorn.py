@@ -85,11 +85,15 @@ class Site:
         A rover whose pool is full goes on roving: on each tick it has one
         connection more for a moment.
         """
-        wait_until(lambda: self.connections == connections, 20)
-        for _ in range(20):
-            gevent.sleep(0.025)
-            assert connections <= self.connections <= connections + WORKERS + 1
-        wait_until(lambda: self.connections == connections)
+        steady = 0
+
+        def settled() -> bool:
+            nonlocal steady
+            near = connections <= self.connections <= connections + WORKERS + 1
+            steady = steady + 1 if near else 0
+            return steady >= 50 and self.connections == connections
+
+        wait_until(settled, 30)
 
 
 @contextmanager
