@@ -16,6 +16,7 @@ from gevent_rover.addresses import Address, addresses_of
 from gevent_rover.errors import InvalidServerError, ResourceError, TLSError
 from gevent_rover.protocol import bytes_needed, decode_slot_line
 from gevent_rover.registry import Server
+from gevent_rover.sockets import INTERNET, close_now
 
 #: Seconds until the next address of a name gets its chance: the Connection
 #: Attempt Delay that RFC 8305 (section 5) recommends.
@@ -24,7 +25,6 @@ ATTEMPT_DELAY: Final = 0.25
 # Non-blocking from its birth where the platform can: that spares a system call.
 _NONBLOCK: Final[int] = getattr(_socket, "SOCK_NONBLOCK", 0)
 _TYPE: Final = _socket.SOCK_STREAM | _NONBLOCK
-_INTERNET: Final = frozenset({_socket.AF_INET, _socket.AF_INET6})
 _READ: Final = 1
 _WRITE: Final = 2
 
@@ -126,12 +126,12 @@ class Dial:
         self._sockets.append(sock)
         if not _NONBLOCK:  # pragma: no cover (not on Linux)
             sock.setblocking(False)
-        if family in _INTERNET:
+        if family in INTERNET:
             sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
         number = sock.connect_ex(target)
         if number and number != errno.EINPROGRESS:
             raise OSError(number, os.strerror(number))
-        if family in _INTERNET and _is_itself(sock, target):
+        if family in INTERNET and _is_itself(sock, target):
             raise ConnectionRefusedError(
                 errno.ECONNREFUSED, "connected to itself: nobody listens there"
             )
@@ -155,7 +155,7 @@ class Dial:
             happened.set()
 
         left = deque(addresses)
-        while left or len(self._sockets) > 0:
+        while left or self._sockets:
             if left:
                 begun = len(self._sockets)
                 try:
@@ -165,22 +165,21 @@ class Dial:
                     for lost in self._sockets[begun:]:
                         self._close(lost)
                     continue
-                watcher = hub.loop.io(sock.fileno(), _WRITE)
-                self._watchers.append(watcher)
+                watcher = self._watch(hub, sock, _WRITE)
                 watcher.start(note, sock, watcher)
             happened.wait(ATTEMPT_DELAY if left else None)
             happened.clear()
             while ready:
                 sock, watcher = ready.popleft()
                 self._stop(watcher)
-                number = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
-                if not number:
+                failure = _connect_error(sock)
+                if failure is None:
                     for other in self._watchers[1:]:  # all but the deadline's
                         self._stop(other)
                     for other in [other for other in self._sockets if other is not sock]:
                         self._close(other)
                     return sock
-                failures.append(OSError(number, os.strerror(number)))
+                failures.append(failure)
                 self._close(sock)
         raise min(failures, key=lambda failure: _our_reason(failure) is not None)
 
@@ -202,9 +201,9 @@ class Dial:
         watcher = self._watch(hub, sock, _WRITE)
         hub.wait(watcher)
         self._stop(watcher)
-        number = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
-        if number:
-            raise OSError(number, os.strerror(number))
+        failure = _connect_error(sock)
+        if failure is not None:
+            raise failure
         secure = self._adopted(sock)
         self._sockets.append(secure)
         try:
@@ -272,11 +271,10 @@ class Dial:
         close_now(sock)
 
 
-def close_now(sock: Any) -> None:
-    """Close a socket really: gevent's own ``close`` may put it off until the hub runs."""
-    descriptor = sock.detach()
-    if descriptor >= 0:
-        _socket.close(descriptor)
+def _connect_error(sock: _socket.socket) -> OSError | None:
+    """Return what a connection that is writable failed with; None: it's there."""
+    number = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
+    return OSError(number, os.strerror(number)) if number else None
 
 
 def _is_itself(sock: _socket.socket, target: Any) -> bool:

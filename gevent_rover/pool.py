@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import weakref
 from bisect import bisect_left, insort
 from collections import deque
@@ -17,11 +16,11 @@ from gevent import socket as gevent_socket
 from gevent.event import AsyncResult
 from gevent.monkey import get_original
 
-from gevent_rover.dial import close_now
 from gevent_rover.errors import PoolClosed, PoolError, PoolTimeout
-from gevent_rover.forks import follow
+from gevent_rover.forks import Forkable
 from gevent_rover.rover import Rover
 from gevent_rover.signals import Slot, connection
+from gevent_rover.sockets import close_now, close_whole
 
 _log: Final = logging.getLogger("gevent_rover.pool")
 _log.addHandler(logging.NullHandler())
@@ -76,17 +75,10 @@ class _Pooled:
         return is_silent(self.socket)
 
     def close(self) -> None:
-        """Close the connection, even if a ``makefile()`` of its user is still open.
-
-        ``close()`` alone would wait for that, and the traceback of a user that
-        raised keeps such a file alive until the collector runs: the server
-        would hold on to the slot. The private method is the standard library's, too.
-        """
+        """Close the connection, even if a ``makefile()`` of its user is still open."""
         self.state = "closed"
-        self.watcher.stop()
         self.watcher.close()
-        self.socket.close()
-        self.socket._real_close()  # type: ignore[attr-defined]
+        close_whole(self.socket)
 
 
 # Sorted lists of keys that end with their connection. The lowest slot that is
@@ -96,7 +88,7 @@ _IdleKey: TypeAlias = "tuple[int, int, _Pooled]"  # -slot, -since
 _SlotKey: TypeAlias = "tuple[int, int, _Pooled]"  # slot, number
 
 
-class SlotPool:
+class SlotPool(Forkable):
     """Keeps up to ``max_slots`` connections, those with the lowest slots, and leases them.
 
     Below ``max_slots`` every connection that is offered is kept. A full pool
@@ -140,8 +132,7 @@ class SlotPool:
             rover._on_tick = _weak_caller(self, SlotPool._sweep, None)
             connection.connect(self._receive, sender=rover)  # weakly
             rover._nudge()
-        self._pid = os.getpid()
-        follow(self)
+        super().__init__()
         weakref.finalize(self, _forget, self._by_socket, rover, self._wanted).atexit = False
 
     def __repr__(self) -> str:
@@ -415,14 +406,8 @@ class SlotPool:
 
     # Forks
 
-    def _check_pid(self) -> None:
-        """Notice a fork that ran none of Python's hooks: one made in C."""
-        if self._pid != os.getpid():
-            self._after_fork()
-
     def _after_fork(self) -> None:
         """Close, in a forked child, its copies of all connections; forget the waiters."""
-        self._pid = os.getpid()
         for pooled in self._by_socket.values():
             pooled.state = "closed"
             pooled.watcher.close()

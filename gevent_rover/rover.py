@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import sys
 from collections.abc import Callable
 from time import monotonic
@@ -16,9 +15,9 @@ from gevent.event import Event
 from gevent.pool import Group
 
 from gevent_rover.addresses import forget_lookups
-from gevent_rover.dial import Dial, close_now
+from gevent_rover.dial import Dial
 from gevent_rover.errors import NoServersError, ResourceError, RoverError
-from gevent_rover.forks import follow
+from gevent_rover.forks import Forkable
 from gevent_rover.pacing import MOMENT, Pacing
 from gevent_rover.registry import Picker, Server, check_server
 from gevent_rover.signals import (
@@ -31,6 +30,7 @@ from gevent_rover.signals import (
     error,
     unreachable,
 )
+from gevent_rover.sockets import close_now
 
 _log: Final = logging.getLogger("gevent_rover.rover")
 _log.addHandler(logging.NullHandler())
@@ -51,7 +51,7 @@ class _Flight:
         self.socket: gevent_socket.socket | None = None  # published, and nobody's yet
 
 
-class Rover:
+class Rover(Forkable):
     """Roves the servers of a registry for low slots, and publishes what it gets.
 
     Every ``roving_interval`` it picks a server at random, connects, reads the
@@ -128,10 +128,9 @@ class Rover:
         self._wakeup = Event()
         self._unreachable: set[str] = set()  # ids, for the log
         self._receivers: dict[str, list[Callable[..., Any]]] = {name: [] for name in SIGNALS}
-        self._pid = os.getpid()
         self._stopped_by_fork = False
         self._warn_of_fork = False  # once, by the pool
-        follow(self)
+        super().__init__()
 
     def __repr__(self) -> str:
         state = "started" if self.started else "stopped"
@@ -343,15 +342,16 @@ class Rover:
                 # A refusal on loopback comes back without a switch: without
                 # this one nobody else would run.
                 sleep(0)
-            if self._room() < 1 or self._loop is not loop:
+            room = self._room()
+            if room < 1 or self._loop is not loop:
                 return
             # Greenlets are reused: that spares a third of what an attempt costs
             # outside the kernel.
             flight.publishing = False
             self._flights[flight] = None
-            self._pacing.begin(flight, None, monotonic())
             quick = True
-            self._hurry()
+            for _ in range(room - 1):
+                self._launch(quick=True)
 
     def _nudge(self) -> None:
         """Look at ``wanted`` now instead of on the next tick; a pool's deficit has grown."""
@@ -390,11 +390,6 @@ class Rover:
 
     # Forks
 
-    def _check_pid(self) -> None:
-        """Notice a fork that ran none of Python's hooks: one made in C."""
-        if self._pid != os.getpid():
-            self._after_fork()
-
     def _after_fork(self) -> None:
         """Stop, in a forked child, and close its copies of the sockets in flight.
 
@@ -402,7 +397,6 @@ class Rover:
         off. The greenlets are copies of the parent's; they are killed if the
         child ever runs its hub, but for the one that forked, which goes on.
         """
-        self._pid = os.getpid()
         if self.started:
             self._stopped_by_fork = self._warn_of_fork = True
         forget_lookups()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import logging
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
@@ -14,11 +15,13 @@ from gevent.timeout import Timeout
 
 from gevent_rover.protocol import encode_slot_line
 from gevent_rover.slots import Slots
+from gevent_rover.sockets import INTERNET, close_whole
 
 # handle(slot, socket, address)
-_Handle: TypeAlias = Callable[[int, gevent_socket.socket, Any], object]
+_log: Final = logging.getLogger("gevent_rover.server")
+_log.addHandler(logging.NullHandler())
 
-_INTERNET: Final = frozenset({_socket.AF_INET, _socket.AF_INET6})
+_Handle: TypeAlias = Callable[[int, gevent_socket.socket, Any], object]
 
 
 class SlotServer(StreamServer):
@@ -139,6 +142,7 @@ class SlotServer(StreamServer):
                 secure.close()
             if isinstance(exc, Timeout) and exc is not timeout:
                 raise
+            _log.debug("no TLS with %s: %s", address, exc)
             return  # A client that can't or won't is not our error.
         except BaseException:
             if secure is not None:
@@ -176,7 +180,7 @@ class SlotServer(StreamServer):
             return
         try:
             try:
-                if socket.family in _INTERNET:
+                if socket.family in INTERNET:
                     socket.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
                 socket.sendall(encode_slot_line(slot))
             except OSError:
@@ -186,7 +190,7 @@ class SlotServer(StreamServer):
             # Closed first: a client that sees its connection end may come back
             # at once, but must not find two connections with the same slot.
             try:
-                _close(socket)
+                close_whole(socket)
             finally:
                 slots.free(slot)
 
@@ -196,15 +200,3 @@ def _run_and_close(handle: Any, socket: gevent_socket.socket, address: Any) -> N
         handle(socket, address)
     finally:
         socket.close()
-
-
-def _close(socket: gevent_socket.socket) -> None:
-    """Close the descriptor, even if a ``makefile()`` of the handler is still open.
-
-    ``close()`` alone would wait for that, and the traceback of a handler that
-    raised keeps such a file alive until the collector runs. The private method
-    is the standard library's, too; ``detach()`` and closing the number would
-    pull it away under a greenlet that waits for it.
-    """
-    socket.close()
-    socket._real_close()  # type: ignore[attr-defined]
