@@ -20,7 +20,7 @@ from gevent import monkey
 from gevent.event import Event
 from gevent.socket import socket as Socket
 
-from gevent_rover import __version__
+from gevent_rover import __version__, cli_tls
 from gevent_rover.console import Output, printable, table
 from gevent_rover.demo import Demo
 from gevent_rover.errors import InvalidServerError
@@ -47,7 +47,8 @@ doesn't begin with "unix:".
 With --json, every line is an object with the keys
   event           "connection", "unreachable" or "error"
   time            when, in seconds since 1970
-  id, server      which server: its id, and {"host", "port"} or {"path"}
+  id, server      which server: its id, and {"host", "port"} or {"path"}, and
+                  "server_hostname" if that was given
   slot            the slot that it gave, or null
   elapsed         seconds that the attempt took
   reason          why there is no slot, or null
@@ -80,7 +81,10 @@ def run(argv: Sequence[str] | None = None) -> int:
     output = Output(done)
     for number in (signal.SIGINT, signal.SIGTERM):
         gevent.signal_handler(number, done.set)
-    code: int = options.command(options, output, done)
+    try:
+        code: int = options.command(options, output, done)
+    except cli_tls.BadOption as exc:
+        options.parser.error(str(exc))
     if output.failure is not None:
         options.parser.report(f"can't write the output: {output.failure.strerror}")
         return 1
@@ -104,7 +108,7 @@ def _rove(options: argparse.Namespace, output: Output, done: Event) -> int:
     for id, server in options.server:
         if id in servers:
             options.parser.error(f"argument SERVER: duplicate ID {id!r}")
-        servers[id] = server
+        servers[id] = cli_tls.with_hostname(id, server, options)
     width = max(len(printable(id)) for id in servers)
     outcomes: Counter[tuple[str | None, str]] = Counter()
     lowest: dict[str, int] = {}
@@ -121,7 +125,12 @@ def _rove(options: argparse.Namespace, output: Output, done: Event) -> int:
         if last:
             done.set()
 
-    rover = Rover(servers, roving_interval=options.interval, timeout=options.timeout)
+    rover = Rover(
+        servers,
+        roving_interval=options.interval,
+        timeout=options.timeout,
+        ssl_context=cli_tls.client_context(options),
+    )
     # Nobody receives "connection": the rover closes the sockets.
     rover.on("error", lambda rover, error: None)
     rover.on("attempt", show)
@@ -165,7 +174,9 @@ def _serve(options: argparse.Namespace, output: Output, done: Event) -> int:
         _log.info("slot %d is free again", slot)
 
     slots = Slots(stride=options.stride, offset=options.offset, limit=options.limit)
-    server = SlotServer(options.listen, echo, slots=slots)
+    server = SlotServer(
+        options.listen, echo, slots=slots, ssl_context=cli_tls.server_context(options)
+    )
     try:
         server.start()
     except OSError as exc:
@@ -272,6 +283,7 @@ def _parser() -> _Parser:
     )
     rove.add_argument("--count", type=_integer(1), help="end after so many attempts")
     rove.add_argument("--json", action="store_true", help="print a JSON object per line")
+    cli_tls.add_client_options(rove)
 
     serve = command("serve", _serve, help="be a slot server that echoes what it's sent")
     serve.add_argument(
@@ -289,6 +301,7 @@ def _parser() -> _Parser:
         "--offset", type=_integer(0, 10**15), default=0, help="the lowest slot (default: 0)"
     )
     serve.add_argument("--limit", type=_integer(1), help="slots in use at a time (default: any)")
+    cli_tls.add_server_options(serve)
     return parser
 
 
