@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,10 +13,13 @@ import pytest
 from gevent import socket
 from gevent.server import StreamServer
 
-from gevent_rover import Rover, Server, SlotServer
+from gevent_rover import Attempt, Rover, Server, SlotServer
 
 Listener = socket.socket
 Event = tuple[str, dict[str, Any]]
+Reported = list[tuple[object, BaseException]]
+
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset, leave no TIME_WAIT
 
 
 def wait_until(predicate: Callable[[], object], timeout: float = 5.0) -> None:
@@ -43,6 +47,34 @@ def record(rover: Rover) -> list[Event]:
 
         rover.on(name, receiver)
     return events
+
+
+def names(events: list[Event]) -> list[str]:
+    """Return the names of the signals that were sent, in order."""
+    return [name for name, _ in events]
+
+
+def attempt_of(rover: Rover, events: list[Event]) -> Attempt:
+    """Make one attempt, and return what ``attempt`` carried."""
+    rover.connect()
+    name, keywords = events[-1]
+    assert name == "attempt"
+    record = keywords["attempt"]
+    assert isinstance(record, Attempt)
+    return record
+
+
+@pytest.fixture
+def reported(monkeypatch: pytest.MonkeyPatch) -> Reported:
+    """Give the list of what is reported through the hub: pairs of context and exception."""
+    reported: Reported = []
+
+    def handle_error(context: object, kind: Any, value: BaseException, tb: Any) -> None:
+        assert kind is type(value)
+        reported.append((context, value))
+
+    monkeypatch.setattr(gevent.get_hub(), "handle_error", handle_error)
+    return reported
 
 
 @pytest.fixture

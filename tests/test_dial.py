@@ -6,7 +6,6 @@ import errno
 import itertools
 import os
 import resource
-import struct
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,17 @@ from typing import Any
 import gevent
 import greenlet
 import pytest
-from conftest import Event, Listener, entry, open_descriptors, port_of, wait_until
+from conftest import (
+    RESET,
+    Event,
+    Listener,
+    attempt_of,
+    entry,
+    names,
+    open_descriptors,
+    port_of,
+    wait_until,
+)
 from gevent import get_hub, socket, subprocess
 from gevent.event import Event as Flag
 from gevent.monkey import get_original
@@ -25,28 +34,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gevent_rover
-from gevent_rover import Attempt, ProtocolError, ResourceError, Rover, Server, SlotServer
+from gevent_rover import ProtocolError, ResourceError, Rover, Server, SlotServer
 
 Rovers = Callable[..., tuple[Rover, list[Event]]]
 Servers = Callable[..., Server]
 
 NINETEEN = b"9223372036854775807\r\n"
-RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset, leave no TIME_WAIT
-
-
-def names(events: list[Event]) -> list[str]:
-    """Return the names of the signals that were sent."""
-    return [name for name, _ in events]
-
-
-def attempt_of(rover: Rover, events: list[Event]) -> Attempt:
-    """Make one attempt, and return what ``attempt`` carried."""
-    rover.connect()
-    name, keywords = events[-1]
-    assert name == "attempt"
-    record = keywords["attempt"]
-    assert isinstance(record, Attempt)
-    return record
 
 
 def read_all(sock: Listener) -> bytes:
@@ -647,16 +640,6 @@ def test_out_of_local_ports_is_an_error_of_ours() -> None:
         "connection NoneType ",
         "unreachable ConnectionRefusedError ",
     ]
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may connect to everything")
-def test_no_permission_is_an_error_of_ours(
-    rover_of: Rovers, unix_server: Callable[[str], Server], tmp_path: Path
-) -> None:
-    path = tmp_path / "socket"
-    rover, events = rover_of({"a": unix_server(str(path))})
-    path.chmod(0)
-    assert isinstance(attempt_of(rover, events).error, ResourceError)
 
 
 # Kills

@@ -8,7 +8,7 @@ from typing import Any
 
 import gevent
 import pytest
-from conftest import Event, Listener, entry, wait_until
+from conftest import Event, Listener, Reported, entry, wait_until
 from gevent import get_hub
 from gevent.event import Event as Flag
 from gevent.server import StreamServer
@@ -26,19 +26,6 @@ from gevent_rover import (
 
 Rovers = Callable[..., tuple[Rover, list[Event]]]
 Servers = Callable[..., Server]
-Reported = list[tuple[object, BaseException]]
-
-
-@pytest.fixture
-def reported(monkeypatch: pytest.MonkeyPatch) -> Reported:
-    """Give the list of what is reported through the hub: pairs of context and exception."""
-    reported: Reported = []
-
-    def handle_error(context: object, kind: Any, value: BaseException, tb: Any) -> None:
-        reported.append((context, value))
-
-    monkeypatch.setattr(get_hub(), "handle_error", handle_error)
-    return reported
 
 
 class Watched:

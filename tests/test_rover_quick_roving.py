@@ -7,8 +7,8 @@ from typing import Any
 
 import gevent
 import pytest
-from conftest import Event, Listener, entry, open_descriptors, wait_until
-from gevent import get_hub, socket
+from conftest import Event, Listener, Reported, entry, open_descriptors, wait_until
+from gevent import socket
 
 from gevent_rover import Rover, Server, SlotServer
 from gevent_rover.pacing import MAX_FAILURES
@@ -16,19 +16,6 @@ from gevent_rover.pacing import MAX_FAILURES
 Rovers = Callable[..., tuple[Rover, list[Event]]]
 Servers = Callable[..., Server]
 SlotServers = Callable[..., SlotServer]
-Reported = list[tuple[object, BaseException]]
-
-
-@pytest.fixture
-def reported(monkeypatch: pytest.MonkeyPatch) -> Reported:
-    """Give the list of what is reported through the hub: pairs of context and exception."""
-    reported: Reported = []
-
-    def handle_error(context: object, kind: Any, value: BaseException, tb: Any) -> None:
-        reported.append((context, value))
-
-    monkeypatch.setattr(get_hub(), "handle_error", handle_error)
-    return reported
 
 
 def outcomes(events: list[Event]) -> list[str]:

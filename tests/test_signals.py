@@ -6,12 +6,10 @@ import copy
 import pickle
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
-from typing import Any
 
 import blinker
 import gevent
 import pytest
-from gevent import get_hub
 
 import gevent_rover
 from gevent_rover import Attempt, Server, Slot, attempt, connection, error, unreachable
@@ -22,19 +20,6 @@ SERVER: Server = {"host": "127.0.0.1", "port": 80}
 
 class Sender:
     """Whoever sends a signal."""
-
-
-@pytest.fixture
-def reported(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, BaseException]]:
-    """Give the list of what is reported through the hub: pairs of context and exception."""
-    reported: list[tuple[object, BaseException]] = []
-
-    def handle_error(context: object, kind: Any, value: BaseException, tb: Any) -> None:
-        assert kind is type(value)
-        reported.append((context, value))
-
-    monkeypatch.setattr(get_hub(), "handle_error", handle_error)
-    return reported
 
 
 @pytest.fixture

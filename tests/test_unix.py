@@ -11,30 +11,16 @@ from typing import Any
 
 import gevent
 import pytest
-from conftest import Event, open_descriptors, wait_until
+from conftest import Event, attempt_of, names, open_descriptors, wait_until
 from gevent import socket
 from gevent.server import StreamServer
 
-from gevent_rover import Attempt, ResourceError, Rover, Server
+from gevent_rover import ResourceError, Rover, Server
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 Rovers = Callable[..., tuple[Rover, list[Event]]]
 Closing = Callable[[Any], Any]
-
-
-def names(events: list[Event]) -> list[str]:
-    return [name for name, _ in events]
-
-
-def attempt_of(rover: Rover, events: list[Event]) -> Attempt:
-    """Make one attempt, and return what ``attempt`` carried."""
-    rover.connect()
-    name, keywords = events[-1]
-    assert name == "attempt"
-    record = keywords["attempt"]
-    assert isinstance(record, Attempt)
-    return record
 
 
 def talk(sock: Any, address: Any) -> None:
@@ -230,19 +216,12 @@ def test_a_rover_does_not_spin_on_a_full_backlog(
     assert 1 <= attempts <= 20
     gevent.sleep(0.2)
     assert names(events).count("attempt") == attempts
-    # Room again: the next tick finds it.
+    # Room again: a tick finds it.
     closing(StreamServer(listener, talk)).start()
-    wait_until(lambda: not is_full(path))
 
-    def woken() -> bool:
+    def found() -> bool:
         rover.wake()
         return "connection" in names(events)
 
-    wait_until(woken)
+    wait_until(found)
     rover.stop()
-
-
-def is_full(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.setblocking(False)
-        return sock.connect_ex(path) == errno.EAGAIN
