@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import traceback
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -48,18 +49,25 @@ def _fork() -> dict[str, Any]:
         pid = os.fork()
         if not pid:
             try:
-                gevent.sleep(0.5)  # Long enough to rove, if it did.
-                state = _state() | {"fileno": socket.fileno(), "sockets": _inet_sockets()}
-                os.write(writer, json.dumps(state).encode())
+                # At once, and when the hub ran for long enough to rove, if it did.
+                # The child has a copy of gunicorn's own greenlet, too, which looks
+                # for its parent once a second and may end it in between.
+                for hub_ran in (False, True):
+                    if hub_ran:
+                        gevent.sleep(0.5)
+                    state = _state() | {"fileno": socket.fileno(), "sockets": _inet_sockets()}
+                    os.write(writer, json.dumps(state).encode() + b"\n")
+            except BaseException:
+                os.write(writer, json.dumps(traceback.format_exc()).encode() + b"\n")
             finally:
                 os._exit(0)
         os.close(writer)
         os.waitpid(pid, 0)
-        child = json.loads(os.read(reader, 65536))
+        told = os.read(reader, 65536).splitlines()
         os.close(reader)
         socket.sendall(b"ping")
         assert socket.recv(4) == b"ping"
-    return {"child": child, "parent": _state()}
+    return {"child": [json.loads(line) for line in told], "parent": _state()}
 
 
 def _inet_sockets() -> list[str]:
