@@ -6,9 +6,11 @@ import gc
 import os
 import struct
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import gevent
+import greenlet
 import pytest
 from gevent import socket
 from gevent.server import StreamServer
@@ -62,6 +64,39 @@ def attempt_of(rover: Rover, events: list[Event]) -> Attempt:
     record = keywords["attempt"]
     assert isinstance(record, Attempt)
     return record
+
+
+def kill_at_every_switch(rover: Rover, events: list[Event]) -> int:
+    """Kill attempts, each at its next switch, until one has an outcome; return how many."""
+    killed = 0
+    while True:
+        before = open_descriptors()
+        call = gevent.spawn(rover.connect)
+        switches = 0
+
+        def kill_at_switch(event: str, args: Any, call: Any = call, at: int = killed) -> None:
+            nonlocal switches
+            if args[0] is call:
+                switches += 1
+                if switches == at:
+                    call.kill(block=False)
+
+        if killed == 0:
+            call.kill(block=False)
+        previous = greenlet.settrace(kill_at_switch)
+        try:
+            call.join()
+        finally:
+            greenlet.settrace(previous)
+        assert rover.pending == 0
+        if events:
+            return killed
+        wait_until(partial(_have_closed_all_but, before))
+        killed += 1
+
+
+def _have_closed_all_but(descriptors: set[int]) -> bool:
+    return open_descriptors() <= descriptors
 
 
 @pytest.fixture

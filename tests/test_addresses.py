@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import gevent
-import greenlet
 import pytest
-from conftest import Event, attempt_of, names, open_descriptors, wait_until
+from conftest import Event, attempt_of, kill_at_every_switch, names, open_descriptors, wait_until
 from gevent import get_hub, socket
 from gevent.server import StreamServer
 
@@ -418,26 +417,8 @@ def test_a_race_killed_at_any_switch_leaves_no_descriptor(
     entry = site.entry("127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5")
     rover, events = rover_of({"a": entry}, timeout=0.5)
     before = open_descriptors()
-    killed = 0
-    while not events:
-        call = gevent.spawn(rover.connect)
-        switches = 0
-
-        def kill_at_switch(event: str, args: Any, call: Any = call, at: int = killed + 1) -> None:
-            nonlocal switches
-            if args[0] is call:
-                switches += 1
-                if switches == at:
-                    call.kill(block=False)
-
-        previous = greenlet.settrace(kill_at_switch)
-        try:
-            call.join()
-        finally:
-            greenlet.settrace(previous)
-        assert rover.pending == 0
-        wait_until(lambda: open_descriptors() <= before)
-        killed += 1
+    killed = kill_at_every_switch(rover, events)
+    wait_until(lambda: open_descriptors() <= before)
     # In the lookup, with one, two and three addresses begun, and at the line.
     assert killed >= 5
     assert isinstance(events[-1][1]["attempt"].error, TimeoutError)

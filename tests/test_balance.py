@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
@@ -193,50 +192,3 @@ def test_two_pools_on_one_rover_are_an_error(closing: Closing) -> None:
         SlotPool(rover)
     pool.close()
     closing(SlotPool(rover))
-
-
-# Churn
-
-
-@pytest.mark.timeout(120)
-def test_ten_thousand_leases_killed_at_random_points_lose_nothing(
-    no_leaks: None, slot_server: SlotServers
-) -> None:
-    servers = [slot_server(_echo) for _ in range(3)]
-    rover = Rover({str(i): entry(s) for i, s in enumerate(servers)}, roving_interval=0.05)
-    pool = SlotPool(rover, max_slots=20)
-    rover.start()
-    wait_until(lambda: pool.size == 20)
-    chance = random.Random(20)
-
-    def use() -> None:
-        with pool.lease() as sock:
-            sock.sendall(b"ping")
-            if chance.random() < 0.5:
-                gevent.sleep(0)
-            assert sock.recv(4) == b"ping"
-
-    for _ in range(100):
-        users = [gevent.spawn(use) for _ in range(100)]
-        for _ in range(chance.randrange(4)):
-            gevent.sleep(0)
-        for user in chance.sample(users, 30):
-            user.kill(block=False)
-            if chance.random() < 0.1:
-                gevent.sleep(0)
-        gevent.joinall(users, raise_error=True)
-        assert (pool.leased, pool.retired, pool.waiting) == (0, 0, 0)
-    wait_until(lambda: pool.size == pool.idle == 20)
-    rover.stop()
-    pool.close()
-    wait_until(lambda: taken(servers) == [0, 0, 0])
-    for server in servers:
-        server.stop()
-
-
-def _echo(slot: int, sock: Any, address: Any) -> None:
-    try:
-        while data := sock.recv(1024):
-            sock.sendall(data)
-    except ConnectionResetError:
-        pass  # a client that was killed with bytes unread

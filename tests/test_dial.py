@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import gevent
-import greenlet
 import pytest
 from conftest import (
     RESET,
@@ -21,6 +20,7 @@ from conftest import (
     Listener,
     attempt_of,
     entry,
+    kill_at_every_switch,
     names,
     open_descriptors,
     port_of,
@@ -656,29 +656,7 @@ def test_an_attempt_killed_at_any_switch_leaves_no_descriptor(
         sock.recv(1)
 
     rover, events = rover_of({"a": {"host": "some.test", "port": talker(talk)["port"]}})
-    killed = 0
-    while True:
-        call = gevent.spawn(rover.connect)
-        switches = 0
-
-        def kill_at_switch(event: str, args: Any, call: Any = call, killed: int = killed) -> None:
-            nonlocal switches
-            if args[0] is call:
-                switches += 1
-                if switches == killed:
-                    call.kill(block=False)
-
-        if killed == 0:
-            call.kill(block=False)
-        previous = greenlet.settrace(kill_at_switch)
-        try:
-            call.join()
-        finally:
-            greenlet.settrace(previous)
-        assert rover.pending == 0
-        if events:
-            break
-        killed += 1
+    killed = kill_at_every_switch(rover, events)
     # Before it began, in the lookup, in the connect, between two bytes.
     assert killed >= 4
     assert names(events) == ["connection", "attempt"]

@@ -13,10 +13,18 @@ from typing import Any
 
 import gevent
 import gevent.event
-import greenlet
 import pytest
 import trustme
-from conftest import RESET, Event, attempt_of, entry, names, open_descriptors, wait_until
+from conftest import (
+    RESET,
+    Event,
+    attempt_of,
+    entry,
+    kill_at_every_switch,
+    names,
+    open_descriptors,
+    wait_until,
+)
 from gevent import socket, ssl, subprocess
 from gevent.monkey import get_original
 from gevent.pool import Pool
@@ -44,10 +52,6 @@ Talk = Callable[[ssl.SSLSocket], object]
 
 #: Which class the contexts are of; in an unpatched process most users have the standard one.
 KINDS = ("gevent", "standard")
-
-
-def has_closed_all_but(descriptors: set[int]) -> bool:
-    return open_descriptors() <= descriptors
 
 
 def has_more_than(count: Callable[[], int], before: int) -> bool:
@@ -606,35 +610,6 @@ def test_a_context_for_the_other_side_is_refused_by_the_constructors(kind: str) 
 
 
 # Kills
-
-
-def kill_at_every_switch(rover: Rover, events: list[Event]) -> int:
-    """Kill attempts, each at its next switch, until one has an outcome; return how many."""
-    killed = 0
-    while True:
-        before = open_descriptors()
-        call = gevent.spawn(rover.connect)
-        switches = 0
-
-        def kill_at_switch(event: str, args: Any, call: Any = call, at: int = killed) -> None:
-            nonlocal switches
-            if args[0] is call:
-                switches += 1
-                if switches == at:
-                    call.kill(block=False)
-
-        if killed == 0:
-            call.kill(block=False)
-        previous = greenlet.settrace(kill_at_switch)
-        try:
-            call.join()
-        finally:
-            greenlet.settrace(previous)
-        assert rover.pending == 0
-        if events:
-            return killed
-        wait_until(partial(has_closed_all_but, before))
-        killed += 1
 
 
 def test_an_attempt_killed_at_any_switch_leaves_no_descriptor(
