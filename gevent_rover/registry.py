@@ -120,8 +120,8 @@ class Picker:
         """Return a random id of ``servers`` and its entry.
 
         Other greenlets and native threads may change ``servers`` meanwhile.
-        ``list(servers)`` is atomic, but takes 40 to 70 µs for 10,000 servers,
-        as long as a whole attempt. So a list of n ids serves up to n // 256
+        ``list(servers)`` is atomic, but takes some 70 µs for 10,000 servers, more
+        than half of an attempt. So a list of n ids serves up to n // 256
         picks more, while the number of servers stays the same.
 
         :raises NoServersError: it is empty.

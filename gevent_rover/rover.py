@@ -345,8 +345,7 @@ class Rover(Forkable):
             room = self._room()
             if room < 1 or self._loop is not loop:
                 return
-            # Greenlets are reused: that spares a third of what an attempt costs
-            # outside the kernel.
+            # Greenlets are reused: that spares the spawn.
             flight.publishing = False
             self._flights[flight] = None
             quick = True
