@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import os
-from typing import Final
+from typing import Any, Final
 from weakref import WeakSet
 
 _forkables: Final[WeakSet[Forkable]] = WeakSet()
@@ -13,23 +14,55 @@ class Forkable:
     """What holds sockets, watchers or greenlets that no forked child may use."""
 
     def __init__(self) -> None:
-        self._pid = os.getpid()
         _forkables.add(self)
-
-    def _check_pid(self) -> None:
-        """Notice a fork that ran none of Python's hooks: one made in C."""
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._after_fork()
 
     def _after_fork(self) -> None:
         """Let go of them, in the child: without a switch, without the hub, without an error."""
         raise NotImplementedError
 
 
+class _Pid:
+    """The mark where the kernel can't clear a page: true in the process that it was set in."""
+
+    def __init__(self) -> None:
+        self[0] = 1
+
+    def __getitem__(self, index: int) -> int:
+        return self._pid == os.getpid()
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self._pid = os.getpid()
+
+
+def _make_mark() -> Any:
+    """Return what is true at 0 until a fork, and again once it is set there.
+
+    A page that the kernel clears in each forked child (MADV_WIPEONFORK, Linux
+    4.14): reading it takes 0.01 µs, ``os.getpid()``, a system call, 0.15 µs, and
+    each attempt and each lease look twice.
+    """
+    try:
+        page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        page.madvise(18)  # MADV_WIPEONFORK; Python has no name for it.
+    except (AttributeError, OSError, ValueError):
+        return _Pid()
+    page[0] = 1
+    return page
+
+
+_mark: Final = _make_mark()
+
+
+def check_fork() -> None:
+    """Notice a fork that ran none of Python's hooks: one made in C."""
+    if not _mark[0]:
+        _after_fork_in_child()
+
+
 def _after_fork_in_child() -> None:
+    _mark[0] = 1
     for forkable in list(_forkables):
-        forkable._check_pid()
+        forkable._after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

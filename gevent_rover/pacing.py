@@ -7,7 +7,7 @@ nothing else: no gevent, no socket, no clock.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Container, Hashable
 from typing import Final
 
 #: Seconds until an attempt counts as hanging: it no longer is one of those on
@@ -18,6 +18,10 @@ MOMENT: Final = 0.1
 
 #: Failures in a row that end quick roving until a tick's attempt succeeds.
 MAX_FAILURES: Final = 8
+
+#: Attempts that doubted servers get in an interval, all of them together: enough
+#: to see soon that they are well again, too few to be a burden if they aren't.
+MAX_PROBES: Final = 4
 
 
 class Pacing:
@@ -37,6 +41,11 @@ class Pacing:
         #: others. Else every third attempt or so would end up at a silent quarter
         #: of the servers, until all of ``max_pending`` hang there.
         self.left_out: set[str] = set()
+        #: Servers that said a slot and hung up: each gets one attempt in an interval,
+        #: until a connection of its lasts for one. Else a pool would fill up with such
+        #: connections again and again, before the first of them is seen to end.
+        self.doubted: set[str] = set()
+        self._probes = 0  # how many attempts they got in this interval
 
     def __repr__(self) -> str:
         return f"<Pacing window={self.window} failures={self.failures} ended={self.ended}>"
@@ -46,10 +55,35 @@ class Pacing:
         """Whether no attempt may start before the next tick."""
         return self._ended or self.failures >= MAX_FAILURES
 
-    def tick(self) -> None:
-        """Begin a new interval: every server gets another chance."""
+    def tick(self, servers: Container[str]) -> None:
+        """Begin a new interval: every server gets another chance.
+
+        :param servers: the ids of the registry.
+        """
         self._ended = False
         self.left_out.clear()
+        self._probes = 0
+        self.doubted = {id for id in self.doubted if id in servers}
+
+    def pick(self, id: str) -> None:
+        """Take note that ``id`` was picked for an attempt."""
+        if id in self.doubted:
+            self.left_out.add(id)
+            self._probes += 1
+            if self._probes >= MAX_PROBES:
+                self.left_out |= self.doubted
+
+    def doubt(self, id: str | None) -> None:
+        """Take note that a connection died young; None: nobody knows whose it was.
+
+        Ends quick roving until the next tick, unless that server is doubted
+        already: the few attempts that it gets keep nobody racing.
+        """
+        if id not in self.doubted:
+            self.end()
+        if id is not None:
+            self.doubted.add(id)
+            self.left_out.add(id)
 
     def end(self) -> None:
         """Start no more attempts until the next tick, and begin anew then."""

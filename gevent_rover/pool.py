@@ -4,88 +4,23 @@ from __future__ import annotations
 
 import logging
 import weakref
-from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable
-from select import POLLIN as _POLLIN
 from time import monotonic
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
-from gevent import get_hub
 from gevent import socket as gevent_socket
 from gevent.event import AsyncResult
-from gevent.monkey import get_original
 
 from gevent_rover.errors import PoolClosed, PoolError, PoolTimeout
-from gevent_rover.forks import Forkable
+from gevent_rover.forks import Forkable, check_fork
+from gevent_rover.pooled import Pooled
+from gevent_rover.ranking import Ranking
 from gevent_rover.rover import Rover
 from gevent_rover.signals import Slot, connection
-from gevent_rover.sockets import close_now, close_whole
 
 _log: Final = logging.getLogger("gevent_rover.pool")
 _log.addHandler(logging.NullHandler())
-
-# The real one, in patched processes, too: it's asked with a timeout of 0 only.
-_poll: Final = get_original("select", "poll")
-
-
-class _Pooled:
-    """One connection of a pool."""
-
-    __slots__ = (
-        "arrived",
-        "lease",
-        "number",
-        "poll",
-        "since",
-        "slot",
-        "socket",
-        "state",
-        "watcher",
-    )
-
-    state: Literal["idle", "leased", "retired", "closed"]
-
-    def __init__(self, slot: int, socket: gevent_socket.socket, number: int) -> None:
-        self.slot = slot
-        self.socket = socket
-        self.number = number  # tells equal slots apart, in order of arrival
-        self.state = "leased"
-        self.since = 0  # while idle: its place among those with the same slot
-        self.lease = 0  # how often it was leased: tells one lease from the next
-        self.arrived = monotonic()
-        self.watcher = get_hub().loop.io(socket.fileno(), 1)
-        poll = _poll()
-        poll.register(socket.fileno(), _POLLIN)
-        self.poll = poll.poll
-
-    def is_silent(self) -> bool:
-        """Tell whether the connection is open and nothing can be read from it.
-
-        A poll object of its own for each connection costs a third of a
-        ``recv`` with MSG_PEEK, which raises in the case that matters.
-        """
-        if self.socket.closed:  # type: ignore[attr-defined]
-            return False
-        if type(self.socket) is gevent_socket.socket:
-            return not self.poll(0)
-        # TLS: not all that can be read is data. Imported late, as in dial.
-        from gevent_rover.tls import is_silent
-
-        return is_silent(self.socket)
-
-    def close(self) -> None:
-        """Close the connection, even if a ``makefile()`` of its user is still open."""
-        self.state = "closed"
-        self.watcher.close()
-        close_whole(self.socket)
-
-
-# Sorted lists of keys that end with their connection. The lowest slot that is
-# idle stands last in its list, so that leasing and releasing move next to
-# nothing, however many there are.
-_IdleKey: TypeAlias = "tuple[int, int, _Pooled]"  # -slot, -since
-_SlotKey: TypeAlias = "tuple[int, int, _Pooled]"  # slot, number
 
 
 class SlotPool(Forkable):
@@ -118,11 +53,9 @@ class SlotPool(Forkable):
         self.max_slots = max_slots
         self._rover = rover
         self._closed = False
-        self._by_socket: dict[gevent_socket.socket, _Pooled] = {}  # retired ones, too
-        self._idle: list[_IdleKey] = []
-        self._by_slot: list[_SlotKey] = []  # idle and leased
-        self._waiters: deque[AsyncResult[_Pooled]] = deque()
-        self._clock = 0  # counts offers and releases
+        self._ranking: Ranking[Pooled] = Ranking(max_slots)
+        self._by_socket: dict[gevent_socket.socket, Pooled] = {}  # retired ones, too
+        self._waiters: deque[AsyncResult[Pooled]] = deque()
         self._wanted = _weak_caller(self, SlotPool._get_wanted, 0)
         self._readable = _weak_caller(self, SlotPool._on_readable, None)
         if rover is not None:
@@ -153,22 +86,22 @@ class SlotPool(Forkable):
     @property
     def size(self) -> int:
         """How many connections the pool keeps: the idle and the leased ones."""
-        return len(self._by_slot)
+        return len(self._ranking)
 
     @property
     def idle(self) -> int:
         """How many connections can be leased right now."""
-        return len(self._idle)
+        return self._ranking.idle
 
     @property
     def leased(self) -> int:
         """How many connections are leased and come back into the pool."""
-        return len(self._by_slot) - len(self._idle)
+        return len(self._ranking) - self._ranking.idle
 
     @property
     def retired(self) -> int:
         """How many connections are leased and will be closed when they come back."""
-        return len(self._by_socket) - len(self._by_slot)
+        return len(self._by_socket) - len(self._ranking)
 
     @property
     def waiting(self) -> int:
@@ -178,7 +111,7 @@ class SlotPool(Forkable):
     @property
     def deficit(self) -> int:
         """How many connections are missing: ``max_slots - size``."""
-        return self.max_slots - len(self._by_slot)
+        return self.max_slots - len(self._ranking)
 
     @property
     def closed(self) -> bool:
@@ -187,7 +120,7 @@ class SlotPool(Forkable):
 
     def slots(self) -> list[tuple[int, bool]]:
         """Return a snapshot: ``(slot, leased)`` of each connection, sorted by slot."""
-        return [(slot, pooled.state == "leased") for slot, _, pooled in self._by_slot]
+        return [(pooled.slot, pooled.state == "leased") for pooled in self._ranking]
 
     # For those who use the connections
 
@@ -250,32 +183,32 @@ class SlotPool(Forkable):
         :raises ValueError: ``slot`` isn't an int of at least 0.
         :raises PoolError: the pool has this very socket already.
         """
-        self._check_pid()
+        check_fork()
         if not isinstance(slot, int) or slot < 0:
             raise ValueError(f"slot must be an int of at least 0, got {slot!r}")
         if socket in self._by_socket:
             raise PoolError(f"offered twice: {socket!r}")
-        full = len(self._by_slot) >= self.max_slots
+        ranking = self._ranking
         if (
             self._closed
             or socket.closed  # type: ignore[attr-defined]
             or self._left(slot)
-            or (full and slot >= self._by_slot[-1][0])
+            or not ranking.admits(slot)
         ):
             socket.close()
             return False
-        self._clock += 1
-        pooled = _Pooled(slot, socket, self._clock)
+        pooled = Pooled(slot, socket)
         if not pooled.is_silent():
             # Else a server that says a low slot and hangs up would cost a good
             # connection on every tick.
             pooled.close()
-            self._hurry_no_more(pooled)
+            self._doubt_if_young(pooled)
             return False
-        if full:
-            self._retire(self._highest())
         self._by_socket[socket] = pooled
-        insort(self._by_slot, (slot, pooled.number, pooled))
+        ranking.add(pooled)
+        surplus = ranking.surplus()
+        if surplus is not None:
+            self._retire(surplus)
         self._hand_on(pooled)
         return True
 
@@ -290,30 +223,28 @@ class SlotPool(Forkable):
         if self._rover is not None:
             connection.disconnect(self._receive, sender=self._rover)
             _unhook(self._rover, self._wanted)
-        for _, _, pooled in list(self._by_slot):
+        for pooled in self._ranking:
             self._retire(pooled)
         while self._waiters:
             self._waiters.popleft().set_exception(PoolClosed("the pool was closed"))
 
     # Decisions: each in one step without a switch
 
-    def _acquire(self, timeout: float | None) -> _Pooled:
-        self._check_pid()
-        while self._idle:
-            pooled = self._idle.pop()[2]
+    def _acquire(self, timeout: float | None) -> Pooled:
+        check_fork()
+        while (pooled := self._ranking.lease()) is not None:
             pooled.watcher.stop()
-            pooled.state = "leased"
             if self._left(pooled.slot):
                 self._drop(pooled)
             elif not pooled.is_silent():
-                self._hurry_no_more(pooled)
+                self._doubt_if_young(pooled)
                 self._drop(pooled)
             else:
-                pooled.lease += 1
+                pooled.leases += 1
                 return pooled
         return self._wait(timeout)
 
-    def _wait(self, timeout: float | None) -> _Pooled:
+    def _wait(self, timeout: float | None) -> Pooled:
         if self._closed:
             raise PoolClosed("the pool is closed")
         if self._rover is not None and self._rover._warn_of_fork:
@@ -322,7 +253,7 @@ class SlotPool(Forkable):
         began = monotonic()
         if timeout is not None and timeout <= 0:
             raise PoolTimeout(self._explain(0.0))
-        waiter: AsyncResult[_Pooled] = AsyncResult()
+        waiter: AsyncResult[Pooled] = AsyncResult()
         self._waiters.append(waiter)
         try:
             waiter.wait(timeout)
@@ -340,14 +271,14 @@ class SlotPool(Forkable):
             return handed
         raise PoolTimeout(self._explain(monotonic() - began))
 
-    def _leased(self, socket: gevent_socket.socket) -> _Pooled:
-        self._check_pid()
+    def _leased(self, socket: gevent_socket.socket) -> Pooled:
+        check_fork()
         pooled = self._by_socket.get(socket)
         if pooled is None or pooled.state == "idle":
             raise PoolError(f"not leased from this pool: {socket!r}")
         return pooled
 
-    def _release(self, pooled: _Pooled) -> None:
+    def _release(self, pooled: Pooled) -> None:
         socket = pooled.socket
         if pooled.state == "retired" or self._left(pooled.slot) or not pooled.is_silent():
             self._drop(pooled)
@@ -357,43 +288,26 @@ class SlotPool(Forkable):
             socket.settimeout(default)
         self._hand_on(pooled)
 
-    def _hand_on(self, pooled: _Pooled) -> None:
+    def _hand_on(self, pooled: Pooled) -> None:
         """Lease a connection to the greenlet that waits longest, or make it idle."""
         if self._waiters:
-            pooled.lease += 1
+            pooled.leases += 1
             self._waiters.popleft().set(pooled)
             return
-        self._clock += 1
-        pooled.since = self._clock
-        pooled.state = "idle"
-        insort(self._idle, (-pooled.slot, -pooled.since, pooled))
+        self._ranking.rest(pooled)
         pooled.watcher.start(self._readable, pooled)
 
-    def _highest(self) -> _Pooled:
-        """Return the connection to give up for a lower slot: among equals an idle one."""
-        highest = self._by_slot[-1][0]
-        for slot, _, pooled in reversed(self._by_slot):
-            if slot != highest:
-                break
-            if pooled.state == "idle":
-                return pooled
-        return self._by_slot[-1][2]
-
-    def _retire(self, pooled: _Pooled) -> None:
+    def _retire(self, pooled: Pooled) -> None:
         """Take a connection out of the pool: close it now, or when it comes back."""
         if pooled.state == "idle":
             self._drop(pooled)
         else:
-            pooled.state = "retired"
-            del self._by_slot[bisect_left(self._by_slot, (pooled.slot, pooled.number))]
+            self._ranking.retire(pooled)
 
-    def _drop(self, pooled: _Pooled) -> None:
+    def _drop(self, pooled: Pooled) -> None:
         """Close a connection and forget it."""
         del self._by_socket[pooled.socket]
-        if pooled.state == "idle":
-            del self._idle[bisect_left(self._idle, (-pooled.slot, -pooled.since))]
-        if pooled.state != "retired":
-            del self._by_slot[bisect_left(self._by_slot, (pooled.slot, pooled.number))]
+        self._ranking.remove(pooled)
         pooled.close()
         if self._rover is not None and not self._closed:
             self._rover._nudge()
@@ -402,19 +316,17 @@ class SlotPool(Forkable):
         """Tell whether the slot's server left the registry, or changed in it."""
         if self._rover is None or not isinstance(slot, Slot):
             return False
-        return self._rover.servers.get(slot.server_id) != slot.server
+        server = self._rover.servers.get(slot.server_id)
+        return server is not slot.server and server != slot.server
 
     # Forks
 
     def _after_fork(self) -> None:
         """Close, in a forked child, its copies of all connections; forget the waiters."""
         for pooled in self._by_socket.values():
-            pooled.state = "closed"
-            pooled.watcher.close()
-            close_now(pooled.socket)
+            pooled.abandon()
         self._by_socket.clear()
-        self._idle.clear()
-        self._by_slot.clear()
+        self._ranking.clear()
         self._waiters.clear()
 
     # What the hub and the rover call
@@ -425,26 +337,35 @@ class SlotPool(Forkable):
     def _get_wanted(self) -> int:
         return 0 if self._closed else self.deficit
 
-    def _on_readable(self, pooled: _Pooled) -> None:
+    def _on_readable(self, pooled: Pooled) -> None:
         if pooled.state != "idle" or pooled.is_silent():
             return
-        self._hurry_no_more(pooled)
+        self._doubt_if_young(pooled)
         self._drop(pooled)
 
-    def _hurry_no_more(self, pooled: _Pooled) -> None:
-        """End quick roving if a connection died young and never leased.
+    def _doubt_if_young(self, pooled: Pooled) -> None:
+        """Have the rover doubt the server of a connection that died young and never leased.
 
         A server that says a slot and hangs up mustn't keep the rover racing.
         """
-        if self._rover is None or pooled.lease:
+        rover, slot = self._rover, pooled.slot
+        if rover is None or pooled.leases or self._is_old(pooled):
             return
-        if monotonic() - pooled.arrived < self._rover.roving_interval:
-            self._rover._end_quick_roving()
+        rover._doubt(slot.server_id if isinstance(slot, Slot) else None)
+
+    def _is_old(self, pooled: Pooled) -> bool:
+        assert self._rover is not None
+        return monotonic() - pooled.arrived >= self._rover.roving_interval
 
     def _sweep(self) -> None:
-        for slot, _, pooled in list(self._by_slot):
-            if self._left(slot):
+        """Let go of servers that left; trust those again of which a connection lasts."""
+        assert self._rover is not None
+        doubted = self._rover._doubted
+        for pooled in self._ranking:
+            if self._left(pooled.slot):
                 self._retire(pooled)
+            elif doubted and isinstance(pooled.slot, Slot) and self._is_old(pooled):
+                doubted.discard(pooled.slot.server_id)
 
     def _explain(self, waited: float) -> str:
         """Return what helps to find out why there was no connection."""
@@ -474,19 +395,19 @@ class Lease:
     def __init__(self, pool: SlotPool, timeout: float | None) -> None:
         self._pool = pool
         self._timeout = timeout
-        self._pooled: _Pooled | None = None
+        self._pooled: Pooled | None = None
 
     def __enter__(self) -> gevent_socket.socket:
         if self._pooled is not None:
             raise PoolError("this lease is entered already: call lease() once for each block")
         pooled = self._pool._acquire(self._timeout)
-        self._pooled, self._lease = pooled, pooled.lease
+        self._pooled, self._lease = pooled, pooled.leases
         return pooled.socket
 
     def __exit__(self, kind: object, value: object, traceback: object) -> None:
         pooled, self._pooled = self._pooled, None
         assert pooled is not None
-        if pooled.lease != self._lease or pooled.state in ("idle", "closed"):
+        if pooled.leases != self._lease or pooled.state in ("idle", "closed"):
             return  # Given back or discarded by hand, and perhaps leased again since.
         if kind is None:
             self._pool._release(pooled)
@@ -495,7 +416,7 @@ class Lease:
 
 
 def _forget(
-    by_socket: dict[gevent_socket.socket, _Pooled], rover: Rover | None, wanted: Callable[..., Any]
+    by_socket: dict[gevent_socket.socket, Pooled], rover: Rover | None, wanted: Callable[..., Any]
 ) -> None:
     """Close what a pool that was collected leaves behind; leased ones are their users'."""
     for pooled in by_socket.values():

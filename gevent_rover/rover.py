@@ -17,7 +17,7 @@ from gevent.pool import Group
 from gevent_rover.addresses import forget_lookups
 from gevent_rover.dial import Dial
 from gevent_rover.errors import NoServersError, ResourceError, RoverError
-from gevent_rover.forks import Forkable
+from gevent_rover.forks import Forkable, check_fork
 from gevent_rover.pacing import MOMENT, Pacing
 from gevent_rover.registry import Picker, Server, check_server
 from gevent_rover.signals import (
@@ -207,7 +207,7 @@ class Rover(Forkable):
     @property
     def started(self) -> bool:
         """Whether the loop runs."""
-        self._check_pid()
+        check_fork()
         return self._loop is not None
 
     @property
@@ -223,7 +223,7 @@ class Rover(Forkable):
         (the hub was busy) keeps its phase, and those that it missed are
         skipped. On a started rover it begins the schedule anew.
         """
-        self._check_pid()
+        check_fork()
         self._stopped_by_fork = self._warn_of_fork = False
         self._hub = get_hub()
         self._next_tick = monotonic()
@@ -243,7 +243,7 @@ class Rover(Forkable):
         :param timeout: seconds to wait for attempts that are being published
             (default: :attr:`stop_timeout`). They aren't killed then.
         """
-        self._check_pid()
+        check_fork()
         loop, self._loop = self._loop, None
         if loop is not None:
             loop.kill(block=False)
@@ -278,7 +278,7 @@ class Rover(Forkable):
 
         :raises RoverError: the outcome is an error, and ``error`` has no live receiver.
         """
-        self._check_pid()
+        check_fork()
         flight = _Flight()
         self._calls[flight] = None
         try:
@@ -298,14 +298,14 @@ class Rover(Forkable):
 
     def _tick(self) -> float:
         """Start the attempts that are due, and return the seconds until the next look."""
-        self._check_pid()
+        check_fork()
         if self._loop is None:
             return 0.0
         now = monotonic()
         if now >= self._next_tick:
             missed = (now - self._next_tick) // self.roving_interval
             self._next_tick += (missed + 1) * self.roving_interval
-            self._pacing.tick()
+            self._pacing.tick(self.servers)
             on_tick = self._on_tick
             if on_tick is not None:
                 on_tick()
@@ -356,9 +356,14 @@ class Rover(Forkable):
         """Look at ``wanted`` now instead of on the next tick; a pool's deficit has grown."""
         self._wakeup.set()
 
-    def _end_quick_roving(self) -> None:
-        """Start no attempt before the next tick, whatever is wanted."""
-        self._pacing.end()
+    def _doubt(self, id: str | None) -> None:
+        """Take note that a pooled connection of a server died young."""
+        self._pacing.doubt(id)
+
+    @property
+    def _doubted(self) -> set[str]:
+        """The ids of the servers of which such a connection died; a pool takes them out."""
+        return self._pacing.doubted
 
     def _room(self) -> int:
         """Return how many attempts quick roving may start right now."""
@@ -445,7 +450,7 @@ class Rover(Forkable):
         except Exception as exc:
             outcome, failure = "error", RoverError(f"the attempt failed: {exc!r}")
             failure.__cause__ = exc
-        self._check_pid()
+        check_fork()
         if flight.dial is not None and flight.dial.abandoned:
             raise GreenletExit
         # From here on nothing gives it up: no switch until it's marked.
@@ -498,11 +503,15 @@ class Rover(Forkable):
             raise failure
 
     def _pick(self, quick: bool) -> tuple[str, Server] | None:
-        if not quick:
-            return self._picker.pick(self.servers)
-        picked = self._picker.pick_other(self.servers, self._pacing.left_out)
+        picked: tuple[str, Server] | None
+        if quick:
+            picked = self._picker.pick_other(self.servers, self._pacing.left_out)
+        else:
+            picked = self._picker.pick(self.servers)
         if picked is None:
             self._pacing.end()
+        else:
+            self._pacing.pick(picked[0])
         return picked
 
     def _pace(self, outcome: _Outcome, id: str | None, failure: Exception | None) -> None:

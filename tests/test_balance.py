@@ -12,6 +12,7 @@ from conftest import entry, wait_until
 from gevent import socket
 
 from gevent_rover import PoolError, PoolTimeout, Rover, Server, SlotPool, Slots, SlotServer
+from gevent_rover.pacing import MAX_PROBES
 
 SlotServers = Callable[..., SlotServer]
 Servers = Callable[..., Server]
@@ -107,19 +108,82 @@ def test_a_dead_fleet_gets_at_most_two_attempts_per_interval_on_average(
         pool.acquire(0)
 
 
+def hangs_up_after(seconds: float) -> Callable[[int, Any, Any], None]:
+    """Return a handler that is over, and so is its connection, after so many seconds."""
+    return lambda slot, sock, address: gevent.sleep(seconds)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.001, 0.02, 0.05])
 def test_a_server_that_says_a_slot_and_hangs_up_gets_few_attempts_per_interval(
+    slot_server: SlotServers, closing: Closing, seconds: float
+) -> None:
+    server = slot_server(hangs_up_after(seconds))
+    rover = closing(Rover({"a": entry(server)}, roving_interval=0.1))
+    outcomes = counting(rover)
+    pool = closing(SlotPool(rover, max_slots=50))
+    rover.start()
+    # The pool may be full before the first end is seen; never again.
+    gevent.sleep(0.25)
+    first = len(outcomes)
+    assert first <= 50 + 3
+    began = monotonic()
+    gevent.sleep(1.0)
+    intervals = (monotonic() - began) / 0.1 + 1
+    assert 5 <= len(outcomes) - first <= 2 * intervals
+    wait_until(lambda: pool.size <= 1)
+
+
+def test_a_fleet_that_says_slots_and_hangs_up_gets_few_attempts_per_interval(
     slot_server: SlotServers, closing: Closing
 ) -> None:
-    server = slot_server(lambda slot, sock, address: None)
-    rover = closing(Rover({"a": entry(server)}, roving_interval=0.1))
+    servers = [slot_server(hangs_up_after(0.01)) for _ in range(10)]
+    registry = {str(i): entry(s) for i, s in enumerate(servers)}
+    rover = closing(Rover(registry, roving_interval=0.1))
+    outcomes = counting(rover)
+    pool = closing(SlotPool(rover, max_slots=50))
+    rover.start()
+    gevent.sleep(0.35)
+    first = len(outcomes)
+    began = monotonic()
+    gevent.sleep(1.0)
+    intervals = (monotonic() - began) / 0.1 + 1
+    assert 5 <= len(outcomes) - first <= (MAX_PROBES + 1) * intervals
+    wait_until(lambda: pool.size <= MAX_PROBES + 1)
+
+
+def test_a_pool_fills_soon_though_one_of_its_servers_says_a_slot_and_hangs_up(
+    slot_server: SlotServers, closing: Closing
+) -> None:
+    bad = slot_server(hangs_up_after(0.005))
+    registry = {str(i): entry(slot_server()) for i in range(3)} | {"bad": entry(bad)}
+    rover = closing(Rover(registry, roving_interval=0.5))
     outcomes = counting(rover)
     pool = closing(SlotPool(rover, max_slots=50))
     began = monotonic()
     rover.start()
-    gevent.sleep(1.5)
-    intervals = (monotonic() - began) / 0.1
-    assert len(outcomes) <= 8 * intervals
-    wait_until(lambda: pool.size <= 1)
+    wait_until(lambda: [getattr(slot, "server_id", "") for slot, _ in pool.slots()].count("bad"))
+    wait_until(lambda: pool.size >= 49, 10)
+    # The tick after the first bad end is seen makes up for it.
+    assert monotonic() - began < 4 * 0.5
+    assert len(outcomes) < 50 + 50
+
+
+def test_a_doubted_server_is_trusted_again_once_a_connection_lasts(
+    slot_server: SlotServers, closing: Closing
+) -> None:
+    hang_up = True
+
+    def handle(slot: int, sock: Any, address: Any) -> None:
+        if not hang_up:
+            sock.recv(1)
+
+    rover = closing(Rover({"a": entry(slot_server(handle))}, roving_interval=0.1))
+    outcomes = counting(rover)
+    pool = closing(SlotPool(rover, max_slots=50))
+    rover.start()
+    wait_until(lambda: len(outcomes) >= 8)
+    hang_up = False
+    wait_until(lambda: pool.size == 50, 2)  # 50 ticks would take 5 s.
 
 
 # Balancing
@@ -164,7 +228,7 @@ def test_ten_pools_of_ten_level_four_servers_through_a_death_and_a_return(
     servers[0].stop(0)
 
     def without_it() -> bool:
-        ids = [pooled.slot.server_id for pool in pools for _, _, pooled in pool._by_slot]  # type: ignore[attr-defined]
+        ids = [slot.server_id for pool in pools for slot, _ in pool.slots()]  # type: ignore[attr-defined]
         return len(ids) == 100 and "0" not in ids and max(taken(servers)) <= 36
 
     wait_until(without_it, 30)

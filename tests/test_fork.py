@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import logging
+import mmap
 import os
 import traceback
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from gevent.os import fork as gevent_fork
 from gevent.os import fork_and_watch, waitpid
 from gevent.subprocess import check_output
 
-from gevent_rover import PoolTimeout, Rover, Server, SlotPool, SlotServer
+from gevent_rover import PoolTimeout, Rover, Server, SlotPool, SlotServer, forks
 
 FORKS: dict[str, Callable[[], int]] = {
     "gevent": gevent_fork,
@@ -244,6 +245,23 @@ def test_a_child_that_uses_the_pool_is_warned_once(
 
     assert in_child(gevent_fork, tell) == [logging.WARNING]
     assert not [record for record in caplog.records if "fork" in record.getMessage()]
+
+
+def test_the_mark_tells_the_child_and_its_child(fork: Callable[[], int]) -> None:
+    for mark in (forks._make_mark(), forks._Pid()):
+
+        def tell(mark: Any = mark) -> Any:
+            told = [bool(mark[0])]
+            mark[0] = 1
+            return [*told, bool(mark[0]), in_child(fork, lambda: bool(mark[0]))]
+
+        assert in_child(fork, tell) == [False, True, False]
+        assert mark[0]
+
+
+def test_where_no_page_can_be_cleared_the_pid_is_the_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(mmap, "MAP_PRIVATE")
+    assert isinstance(forks._make_mark(), forks._Pid)
 
 
 def test_waiters_are_dropped_in_the_child_and_served_in_the_parent(closing: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gevent_rover.pacing import MAX_FAILURES, MOMENT, Pacing
+from gevent_rover.pacing import MAX_FAILURES, MAX_PROBES, MOMENT, Pacing
 
 
 def test_it_begins_with_one_attempt() -> None:
@@ -76,7 +76,7 @@ def test_many_failures_in_a_row_end_it_until_a_success() -> None:
     assert pacing.ended
     assert pacing.room(100, now=0.0) == 0
     # The tick's own attempt isn't asked for here: a dead fleet gets that one only.
-    pacing.tick()
+    pacing.tick(())
     assert pacing.room(100, now=0.0) == 0
     pacing.succeed()
     assert pacing.room(100, now=0.0) == 2
@@ -97,7 +97,7 @@ def test_end_lasts_until_the_next_tick_whatever_succeeds() -> None:
     pacing.succeed()
     assert pacing.ended
     assert pacing.room(100, now=0.0) == 0
-    pacing.tick()
+    pacing.tick(())
     assert not pacing.ended
     assert pacing.room(100, now=0.0) == 2
 
@@ -108,7 +108,7 @@ def test_a_server_that_failed_is_left_out_until_the_next_tick() -> None:
     pacing.fail("b")
     pacing.fail(None)  # the registry was empty
     assert pacing.left_out == {"a", "b"}
-    pacing.tick()
+    pacing.tick(())
     assert pacing.left_out == set()
 
 
@@ -148,6 +148,62 @@ def test_an_attempt_that_begins_again_does_not_hide_an_older_one() -> None:
     pacing.begin("first", "a", MOMENT)
     assert pacing.room(100, now=MOMENT) == 1
     assert pacing.left_out == {"b"}
+
+
+def test_a_connection_that_died_young_ends_it_until_the_next_tick() -> None:
+    pacing = Pacing(64)
+    pacing.doubt(None)
+    assert pacing.ended
+    pacing.tick("ab")
+    pacing.doubt("a")
+    assert pacing.ended
+    assert pacing.left_out == {"a"}
+
+
+def test_further_ends_of_a_doubted_server_leave_the_others_alone() -> None:
+    pacing = Pacing(64)
+    pacing.doubt("a")
+    pacing.tick("ab")
+    pacing.doubt("a")
+    assert not pacing.ended
+    pacing.doubt("b")
+    assert pacing.ended
+
+
+def test_a_doubted_server_gets_one_attempt_an_interval() -> None:
+    pacing = Pacing(64)
+    pacing.doubt("a")
+    for _ in range(3):
+        pacing.tick("ab")
+        assert pacing.left_out == set()
+        pacing.pick("b")
+        assert pacing.left_out == set()
+        pacing.pick("a")
+        assert pacing.left_out == {"a"}
+    pacing.doubted.discard("a")  # as a pool does
+    pacing.tick("ab")
+    pacing.pick("a")
+    assert pacing.left_out == set()
+
+
+def test_doubted_servers_get_few_attempts_together() -> None:
+    ids = {str(number) for number in range(2 * MAX_PROBES)}
+    pacing = Pacing(64)
+    for id in ids:
+        pacing.doubt(id)
+    pacing.tick(ids | {"good"})
+    for id in sorted(ids)[:MAX_PROBES]:
+        assert id not in pacing.left_out
+        pacing.pick(id)
+    assert pacing.left_out == ids
+
+
+def test_a_doubted_server_that_leaves_the_registry_is_forgotten() -> None:
+    pacing = Pacing(64)
+    pacing.doubt("a")
+    pacing.doubt("b")
+    pacing.tick(["b"])
+    assert pacing.doubted == {"b"}
 
 
 def test_repr_tells_the_state() -> None:
