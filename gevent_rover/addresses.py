@@ -15,6 +15,21 @@ from gevent_rover.registry import Server
 Address: TypeAlias = "tuple[int, Any]"
 
 
+def known_address(server: Server) -> Address | None:
+    """Return the address that ``server`` is in itself; None if it's a name. Doesn't block.
+
+    :raises OSError: there is no such address.
+    """
+    if "path" in server:
+        return _socket.AF_UNIX, server["path"]
+    host, port = server["host"], server["port"]
+    try:
+        _socket.inet_pton(_socket.AF_INET, host)
+    except OSError:
+        return next(iter(_literal(host, port)), None)
+    return _socket.AF_INET, (host, port)
+
+
 def addresses_of(hub: Any, server: Server) -> list[Address]:
     """Return the addresses of ``server``, in the order in which to try them.
 
@@ -23,14 +38,10 @@ def addresses_of(hub: Any, server: Server) -> list[Address]:
 
     :raises OSError: the name has no address (``gaierror``).
     """
-    if "path" in server:
-        return [(_socket.AF_UNIX, server["path"])]
-    host, port = server["host"], server["port"]
-    try:
-        _socket.inet_pton(_socket.AF_INET, host)
-    except OSError:
-        return _literal(host, port) or _alternated(_look_up(hub, host, port))
-    return [(_socket.AF_INET, (host, port))]
+    known = known_address(server)
+    if known is not None:
+        return [known]
+    return _alternated(_look_up(hub, server["host"], server["port"]))
 
 
 def _literal(host: str, port: int) -> list[Address]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 from typing import Any, Final
 from weakref import WeakSet
+
+_log: Final = logging.getLogger("gevent_rover.forks")
+_log.addHandler(logging.NullHandler())
 
 _forkables: Final[WeakSet[Forkable]] = WeakSet()
 
@@ -62,7 +66,11 @@ def check_fork() -> None:
 def _after_fork_in_child() -> None:
     _mark[0] = 1
     for forkable in list(_forkables):
-        forkable._after_fork()
+        try:
+            forkable._after_fork()
+        except Exception:
+            # The others have sockets to let go of, too.
+            _log.exception("after a fork: %r", forkable)
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

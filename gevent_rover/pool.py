@@ -372,16 +372,8 @@ class SlotPool(Forkable):
         parts = [f"no connection within {waited:.3g} s", repr(self)]
         if self._rover is not None:
             parts.append(repr(self._rover))
-            latest = self._rover._latest
-            if latest is not None:
-                at = "" if latest.id is None else f" at server {latest.id!r}"
-                why = (
-                    ""
-                    if latest.error is None
-                    else f": {type(latest.error).__name__}: {latest.error}"
-                )
-                parts.append(f"latest attempt{at}: {latest.outcome}{why}")
-        return "; ".join(parts)
+            parts.append(self._rover._publisher.describe_latest())
+        return "; ".join(filter(None, parts))
 
 
 class Lease:

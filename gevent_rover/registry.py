@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection
-from random import SystemRandom
+from random import Random
 from typing import Any, Final, TypedDict
 
 from gevent_rover.errors import InvalidServerError, NoServersError
@@ -64,7 +64,10 @@ def _problem_of(server: Any) -> str | None:
     port = server["port"]
     if type(port) is not int or not 1 <= port <= 65535:
         return f"port must be an int from 1 to 65535, got {port!r}"
-    return _problem_of_name("host", server["host"]) or _problem_of_server_hostname(server)
+    problem = _problem_of_name("host", server["host"])
+    if problem is None and keys != _TCP_KEYS:
+        return _problem_of_server_hostname(server)
+    return problem
 
 
 def _problem_of_name(key: str, name: Any) -> str | None:
@@ -107,12 +110,13 @@ def _problem_of_path(path: Any) -> str | None:
 class Picker:
     """Picks an id of a registry at random.
 
-    The numbers come from the operating system, so there is no state that a
-    forked child could share with its parent.
+    A forked child needs one of its own, or its picks are in step with its parent's.
     """
 
     def __init__(self) -> None:
-        self._random = SystemRandom().random
+        # A generator of its own: a seed that the application sets isn't for us. The
+        # operating system's would cost a system call for each pick.
+        self._random = Random().random
         self._ids: list[str] = []
         self._picks_left = 0
 

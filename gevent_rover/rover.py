@@ -2,53 +2,32 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import sys
+from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Final, Literal, TypeAlias, TypeVar, overload
+from typing import Any, Final, TypeVar, overload
 
 from gevent import Greenlet, GreenletExit, get_hub, getcurrent, joinall, sleep
-from gevent import socket as gevent_socket
 from gevent.event import Event
+from gevent.hub import Waiter
 from gevent.pool import Group
 
 from gevent_rover.addresses import forget_lookups
-from gevent_rover.dial import Dial
-from gevent_rover.errors import NoServersError, ResourceError, RoverError
+from gevent_rover.errors import NoServersError, ResourceError
 from gevent_rover.forks import Forkable, check_fork
 from gevent_rover.pacing import MOMENT, Pacing
+from gevent_rover.publishing import Flight, Outcome, Publisher
 from gevent_rover.registry import Picker, Server, check_server
-from gevent_rover.signals import (
-    SIGNALS,
-    Attempt,
-    Slot,
-    attempt,
-    connection,
-    deliver,
-    error,
-    unreachable,
-)
+from gevent_rover.signals import SIGNALS
 from gevent_rover.sockets import close_now
 
-_log: Final = logging.getLogger("gevent_rover.rover")
-_log.addHandler(logging.NullHandler())
-
-_Outcome: TypeAlias = Literal["connection", "unreachable", "error", "discarded"]
 _Receiver = TypeVar("_Receiver", bound=Callable[..., Any])
 
-
-class _Flight:
-    """One attempt, from the decision to start it until its outcome is published."""
-
-    __slots__ = ("dial", "greenlet", "publishing", "socket")
-
-    def __init__(self) -> None:
-        self.greenlet: Greenlet[..., Any] | None = None  # None: in the caller's, connect()
-        self.dial: Dial | None = None  # None: not begun, or over
-        self.publishing = False
-        self.socket: gevent_socket.socket | None = None  # published, and nobody's yet
+# Seconds that attempts are published and begun in one go, before timers, sockets
+# and other greenlets have their turn.
+_SLICE: Final = 0.002
 
 
 class Rover(Forkable):
@@ -116,17 +95,19 @@ class Rover(Forkable):
         # A pool's: what it does on every tick. Private, for a receiver of `attempt`
         # would be called far more often.
         self._on_tick: Callable[[], None] | None = None
-        self._latest: Attempt | None = None  # for a pool's messages
         self._picker = Picker()
         self._pacing = Pacing(max_pending)
+        self._publisher = Publisher()
         self._loop: Greenlet[..., Any] | None = None  # None: stopped
         self._hub: Any = None  # the hub of the thread that started it
-        self._workers = Group()
-        self._flights: dict[_Flight, None] = {}  # the loop's
-        self._calls: dict[_Flight, None] = {}  # those of connect()
+        self._flights: dict[Flight, None] = {}  # the loop's
+        self._calls: dict[Flight, None] = {}  # those of connect()
+        self._landed: deque[Flight] = deque()  # over, but nobody publishes them yet
+        self._couriers = Group()  # greenlets that do
+        self._courier: Any = None  # one that is free
+        self._summoned: Any = None  # one that was told of what has landed
         self._next_tick = 0.0
         self._wakeup = Event()
-        self._unreachable: set[str] = set()  # ids, for the log
         self._receivers: dict[str, list[Callable[..., Any]]] = {name: [] for name in SIGNALS}
         self._stopped_by_fork = False
         self._warn_of_fork = False  # once, by the pool
@@ -248,13 +229,16 @@ class Rover(Forkable):
         if loop is not None:
             loop.kill(block=False)
         for flight in list(self._flights):
-            if not flight.publishing:
-                self._give_up(flight)
+            if flight.publisher is None:
+                del self._flights[flight]
+                flight.abandon()
+        self._landed.clear()
+        self._dismiss()
         caller = getcurrent()
-        publishing = [flight.greenlet for flight in self._flights if flight.greenlet is not None]
-        if caller in publishing or caller is get_hub():
+        publishers = [flight.publisher for flight in self._flights]
+        if caller in publishers or caller is get_hub():
             return
-        joinall(publishing, timeout=self.stop_timeout if timeout is None else timeout)
+        joinall(publishers, timeout=self.stop_timeout if timeout is None else timeout)
 
     def wake(self) -> None:
         """Make the next tick now; the schedule goes on from there.
@@ -279,11 +263,21 @@ class Rover(Forkable):
         :raises RoverError: the outcome is an error, and ``error`` has no live receiver.
         """
         check_fork()
-        flight = _Flight()
+        flight = self._pick()
+        assert flight is not None
         self._calls[flight] = None
         try:
-            self._attempt(flight, quick=False)
+            waiter: Waiter[Any] = Waiter()
+            if flight.failure is None and flight.start(waiter.switch):
+                waiter.get()
+            if flight.abandoned:  # by a fork
+                raise GreenletExit
+            flight.publisher = getcurrent()
+            flight.elapsed = monotonic() - flight.began
+            self._publisher.publish(self, flight, flight.outcome(self.servers), self.servers)
         finally:
+            if flight.publisher is None:
+                flight.abandon()
             self._calls.pop(flight, None)
 
     def _run(self) -> None:
@@ -295,6 +289,7 @@ class Rover(Forkable):
         finally:
             if self._loop is loop:  # Killed, but not by stop().
                 self._loop = None
+                self._dismiss()
 
     def _tick(self) -> float:
         """Start the attempts that are due, and return the seconds until the next look."""
@@ -310,7 +305,7 @@ class Rover(Forkable):
             if on_tick is not None:
                 on_tick()
             if len(self._flights) < self.max_pending:
-                self._launch(quick=False)
+                self._launch()
         wait = self._next_tick - now
         if self.wanted is not None:
             self._hurry()
@@ -318,39 +313,95 @@ class Rover(Forkable):
             wait = min(wait, MOMENT)
         return max(0.0, wait)
 
-    def _launch(self, *, quick: bool) -> None:
-        flight = _Flight()
+    def _launch(self, left_out: set[str] | None = None) -> bool:
+        """Begin an attempt, without a switch; False: all servers are left out."""
+        flight = self._pick(left_out)
+        if flight is None:
+            return False
+        if flight.id is not None:
+            self._pacing.pick(flight.id)
         self._flights[flight] = None
-        self._pacing.begin(flight, None, monotonic())
-        flight.greenlet = self._workers.spawn(self._work, flight, quick)
+        self._pacing.begin(flight, flight.id, flight.began)
+        if flight.failure is not None or not flight.start(self._land):
+            self._land(flight)
+        return True
 
-    def _work(self, flight: _Flight, quick: bool) -> None:
-        """Make an attempt, and further ones for as long as quick roving allows."""
-        loop = self._loop
-        while True:
-            connected = False
-            try:
-                connected = self._attempt(flight, quick=quick)
-            except Exception:
-                get_hub().handle_error(self, *sys.exc_info())
-            finally:
-                self._flights.pop(flight, None)
-                self._pacing.finish(flight)
-            if self.wanted is None:
-                return
-            if not connected:
-                # A refusal on loopback comes back without a switch: without
-                # this one nobody else would run.
-                sleep(0)
-            room = self._room()
-            if room < 1 or self._loop is not loop:
-                return
-            # Greenlets are reused: that spares the spawn.
-            flight.publishing = False
-            self._flights[flight] = None
-            quick = True
-            for _ in range(room - 1):
-                self._launch(quick=True)
+    def _land(self, flight: Flight) -> None:
+        """Have an attempt published that is over; the hub calls it."""
+        if flight.abandoned:  # Its greenlet was killed by somebody else.
+            self._flights.pop(flight, None)
+            self._pacing.finish(flight)
+            return
+        flight.elapsed = monotonic() - flight.began
+        self._landed.append(flight)
+        if self._summoned is None or self._summoned.dead:
+            self._summon()
+
+    def _summon(self) -> None:
+        if self._courier is None:
+            self._summoned = self._couriers.spawn(self._carry)
+        else:
+            self._summoned = self._courier
+            get_hub().loop.run_callback(self._courier.switch)
+
+    def _dismiss(self) -> None:
+        """Have the courier that waits end; the next one may be another thread's."""
+        if self._courier is not None and self._summoned is None:
+            self._summon()
+        self._courier = self._summoned = None
+
+    def _carry(self) -> None:
+        """Publish what has landed, and begin further attempts as quick roving allows.
+
+        One greenlet carries all of it, as long as no receiver blocks; what lands
+        while one does is for another. Afterwards the first that is free waits
+        for more: that takes a tenth of what a new one does.
+        """
+        courier, hub, loop = getcurrent(), get_hub(), self._loop
+        try:
+            while True:
+                if self._summoned is courier:
+                    self._summoned = None
+                if self._courier is courier:
+                    self._courier = None
+                self._publish_landed()
+                if self._courier is not None or loop is None or self._loop is not loop:
+                    return
+                self._courier = courier
+                hub.switch()  # until it's summoned
+        finally:
+            if self._courier is courier:
+                self._courier = None
+            if self._summoned is courier:
+                self._summoned = None
+            if self._landed and self._summoned is None:  # This one was killed.
+                self._summon()
+
+    def _publish_landed(self) -> None:
+        until = monotonic() + _SLICE
+        while self._landed:
+            self._publish(self._landed.popleft())
+            self._hurry()
+            if monotonic() > until and self._landed:
+                # Not sleep(0): that comes back before timers and sockets.
+                sleep(1e-6)
+                until = monotonic() + _SLICE
+
+    def _publish(self, flight: Flight) -> None:
+        check_fork()
+        if flight.abandoned:
+            return
+        # From here on nothing gives it up: no switch until it's marked.
+        flight.publisher = getcurrent()
+        outcome = flight.outcome(self.servers)
+        self._pace(outcome, flight)
+        try:
+            self._publisher.publish(self, flight, outcome, self.servers)
+        except Exception:
+            get_hub().handle_error(self, *sys.exc_info())
+        finally:
+            self._flights.pop(flight, None)
+            self._pacing.finish(flight)
 
     def _nudge(self) -> None:
         """Look at ``wanted`` now instead of on the next tick; a pool's deficit has grown."""
@@ -380,17 +431,11 @@ class Rover(Forkable):
         return min(room, self.max_pending - len(self._flights))
 
     def _hurry(self) -> None:
-        """Start the attempts that quick roving has room for."""
+        """Begin the attempts that quick roving has room for."""
         for _ in range(self._room()):
-            self._launch(quick=True)
-
-    def _give_up(self, flight: _Flight) -> None:
-        """Forget one of the loop's attempts and close its sockets, without a switch."""
-        del self._flights[flight]
-        if flight.dial is not None:
-            flight.dial.abandon()
-        if flight.greenlet is not None:
-            flight.greenlet.kill(block=False)
+            if not self._launch(self._pacing.left_out):
+                self._pacing.end()
+                return
 
     # Forks
 
@@ -405,132 +450,57 @@ class Rover(Forkable):
             self._stopped_by_fork = self._warn_of_fork = True
         forget_lookups()
         loop, self._loop = self._loop, None
-        greenlets = [flight.greenlet for flight in self._flights] + [loop]
         for flight in (*self._flights, *self._calls):
-            if flight.dial is not None:
-                flight.dial.abandon()
-            if flight.socket is not None:
-                close_now(flight.socket)
+            flight.abandon()
+            if flight.published is not None:
+                close_now(flight.published)
         caller = getcurrent()
-        for greenlet in greenlets:
+        for greenlet in [*self._couriers.greenlets, loop]:
             if greenlet is not None and greenlet is not caller:
                 greenlet.kill(block=False)
+        self._couriers = Group()
+        self._courier = None
+        self._summoned = None
         self._flights.clear()
         self._calls.clear()
+        self._landed.clear()
+        self._picker = Picker()
         self._wakeup = Event()
 
     # One attempt
 
-    def _attempt(self, flight: _Flight, *, quick: bool) -> bool:
-        """Make one attempt in the current greenlet and publish its outcome.
+    def _pick(self, left_out: set[str] | None = None) -> Flight | None:
+        """Pick a server for an attempt; None: all of them are left out.
 
-        :returns: whether there was a connection.
+        :param left_out: ids that quick roving mustn't pick; None: none.
+        :returns: the attempt, which has a ``failure`` if it can't be started.
         """
-        began = monotonic()
         id: str | None = None
         server: Server | None = None
-        number = 0
-        sock: gevent_socket.socket | None = None
         failure: Exception | None = None
-        outcome: _Outcome = "connection"
         try:
-            picked = self._pick(quick)
-            if picked is None:
-                return False
-            id, server = picked
-            if flight.greenlet is not None:
-                self._pacing.begin(flight, id, began)
+            if left_out is None:
+                id, server = self._picker.pick(self.servers)
+            else:
+                other = self._picker.pick_other(self.servers, left_out)
+                if other is None:
+                    return None
+                id, server = other
             check_server(server, id)
-            dial = flight.dial = Dial(server, self.timeout, self.ssl_context)
-            number, sock = dial.run()
-        except RoverError as exc:
-            outcome, failure = "error", exc
-        except OSError as exc:
-            outcome, failure = "unreachable", exc
         except Exception as exc:
-            outcome, failure = "error", RoverError(f"the attempt failed: {exc!r}")
-            failure.__cause__ = exc
-        check_fork()
-        if flight.dial is not None and flight.dial.abandoned:
-            raise GreenletExit
-        # From here on nothing gives it up: no switch until it's marked.
-        flight.publishing = True
-        flight.dial = None
-        if id is not None and self.servers.get(id) != server:
-            outcome, failure = "discarded", None
-        elapsed = monotonic() - began
-        if isinstance(failure, RoverError):
-            failure.id, failure.server = id, server
-        if flight.greenlet is not None:
-            self._pace(outcome, id, failure)
-        slot = None
-        if outcome == "connection":
-            assert id is not None and server is not None
-            slot = Slot(number, id, server)
-        record = self._latest = Attempt(id, server, outcome, slot, failure, elapsed)
-        self._publish(flight, record, sock)
-        return outcome == "connection"
+            failure = exc.with_traceback(None)  # which would lead back here
+        flight = Flight(id, server, self.timeout, self.ssl_context)
+        if failure is not None:
+            flight.fail(failure)
+        return flight
 
-    def _publish(self, flight: _Flight, record: Attempt, sock: gevent_socket.socket | None) -> None:
-        """Log an outcome and send its signals; close the socket unless somebody owns it then.
-
-        :raises RoverError: the outcome is an error, and ``error`` has no live receiver.
-        """
-        id, server, outcome, failure = record.id, record.server, record.outcome, record.error
-        claimed = False
-        flight.socket = sock
-        try:
-            # A log's handlers may switch, too, and be killed meanwhile.
-            self._log_outcome(outcome, id, failure)
-            if outcome == "connection":
-                for returned in deliver(connection, self, slot=record.slot, socket=sock):
-                    if returned:
-                        claimed, flight.socket = True, None
-            elif outcome == "unreachable":
-                for _ in deliver(unreachable, self, id=id, server=server):
-                    pass
-            elif outcome == "error":
-                for _ in deliver(error, self, error=failure):
-                    claimed = True
-        finally:
-            flight.socket = None
-            if sock is not None and not claimed:
-                sock.close()
-        for _ in deliver(attempt, self, attempt=record):
-            pass
-        if outcome == "error" and not claimed:
-            assert failure is not None
-            raise failure
-
-    def _pick(self, quick: bool) -> tuple[str, Server] | None:
-        picked: tuple[str, Server] | None
-        if quick:
-            picked = self._picker.pick_other(self.servers, self._pacing.left_out)
-        else:
-            picked = self._picker.pick(self.servers)
-        if picked is None:
-            self._pacing.end()
-        else:
-            self._pacing.pick(picked[0])
-        return picked
-
-    def _pace(self, outcome: _Outcome, id: str | None, failure: Exception | None) -> None:
+    def _pace(self, outcome: Outcome, flight: Flight) -> None:
         if outcome == "connection":
             self._pacing.succeed()
         elif outcome != "discarded":
-            self._pacing.fail(id)
-            if isinstance(failure, (NoServersError, ResourceError)):
+            self._pacing.fail(flight.id)
+            if isinstance(flight.failure, (NoServersError, ResourceError)):
                 self._pacing.end()
-
-    def _log_outcome(self, outcome: _Outcome, id: str | None, failure: Exception | None) -> None:
-        if outcome == "connection":
-            if id in self._unreachable:
-                self._unreachable.remove(id)
-                _log.info("server %r is back: %s", id, self.servers.get(id))
-        elif outcome == "unreachable" and id is not None and id not in self._unreachable:
-            self._unreachable.intersection_update(list(self.servers))
-            self._unreachable.add(id)
-            _log.warning("server %r is unreachable: %s: %s", id, self.servers.get(id), failure)
 
 
 def _check_seconds(name: str, seconds: float) -> None:

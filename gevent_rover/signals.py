@@ -91,7 +91,7 @@ def deliver(signal: NamedSignal, sender: object, **keywords: Any) -> Iterator[bo
     for receiver in list(signal.receivers_for(sender)):
         try:
             result = receiver(sender, **keywords)
-            if iscoroutine(result):
+            if result is not None and iscoroutine(result):
                 result.close()
                 raise TypeError(f"{receiver!r} is async: a receiver must be a plain function")
         except Exception:

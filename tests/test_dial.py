@@ -263,6 +263,34 @@ def test_a_socket_connected_to_itself_is_unreachable_at_once(rover_of: Rovers, h
     pytest.fail("no socket connected to itself")
 
 
+def test_a_slot_line_that_came_in_time_counts_though_the_hub_was_busy(
+    rover_of: Rovers, closing: Callable[[Any], Any]
+) -> None:
+    listener = closing(socket.socket())
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    rover, events = rover_of(timeout=0.2)
+    rover.servers["a"] = {"host": "127.0.0.1", "port": listener.getsockname()[1]}
+    attempt = gevent.spawn(rover.connect)
+    connected, _ = listener.accept()
+    closing(connected).sendall(b"5\r\n")
+    get_original("time", "sleep")(0.4)
+    attempt.join()
+    assert names(events) == ["connection", "attempt"]
+    assert events[0][1]["slot"] == 5
+
+
+def test_a_callers_timeout_is_not_the_attempts(
+    no_leaks: None, rover_of: Rovers, talker: Servers
+) -> None:
+    rover, events = rover_of({"a": talker()})
+    for raised in (gevent.Timeout(0.05), gevent.Timeout(0.05, ConnectionResetError("not ours"))):
+        with pytest.raises((gevent.Timeout, ConnectionResetError)), raised:
+            rover.connect()
+    assert events == []
+    assert rover.pending == 0
+
+
 # Unix sockets
 
 

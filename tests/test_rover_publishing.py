@@ -341,3 +341,55 @@ def test_connect_is_not_limited_by_max_pending(
     assert [name for name, _ in events] == ["connection", "attempt"]
     gevent.killall(silent)
     assert rover.pending == 1
+
+
+def test_a_receiver_that_kills_its_greenlet_costs_its_own_attempt_only(
+    rover_of: Rovers, slot_server: Callable[..., SlotServer]
+) -> None:
+    rover, _events = rover_of({"a": entry(slot_server())}, roving_interval=3600)
+    rover.wanted = lambda: 30 - len(killed)
+    killed: list[int] = []
+
+    @rover.on("attempt")
+    def kill(sender: Rover, attempt: Attempt) -> None:
+        killed.append(1)
+        if len(killed) % 3 == 0:
+            raise gevent.GreenletExit
+
+    rover.start()
+    # Those that had landed beside it are published by somebody else.
+    wait_until(lambda: len(killed) >= 10 and not rover.pending)
+    for _ in range(40):
+        if len(killed) >= 30:
+            break
+        rover.wake()
+        wait_until(lambda: not rover.pending)
+        gevent.sleep(0.01)
+    assert len(killed) >= 30
+    rover.stop()
+    wait_until(lambda: not rover._couriers.greenlets)
+
+
+def test_greenlets_killed_by_somebody_else_leave_a_rover_that_works(
+    rover_of: Rovers, slot_server: Callable[..., SlotServer]
+) -> None:
+    rover, events = rover_of({"a": entry(slot_server())}, roving_interval=0.01)
+    rover.start()
+    for _ in range(5):
+        before = len(events)
+        wait_until(lambda before=before: len(events) > before)  # type: ignore[misc]
+        gevent.killall(list(rover._couriers.greenlets))
+    before = len(events)
+    wait_until(lambda: len(events) > before)
+
+
+def test_a_stopped_rover_has_no_greenlet_left(
+    rover_of: Rovers, slot_server: Callable[..., SlotServer]
+) -> None:
+    rover, events = rover_of({"a": entry(slot_server())}, roving_interval=0.01)
+    for _ in range(3):
+        rover.start()
+        events.clear()
+        wait_until(lambda: len(events) >= 6)
+        rover.stop()
+        wait_until(lambda: not rover._couriers.greenlets)
