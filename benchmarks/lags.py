@@ -8,7 +8,7 @@ from time import monotonic
 import gevent
 
 from benchmarks.child import python
-from benchmarks.loopback import descriptors, registry, silent_servers
+from benchmarks.loopback import descriptors, hang, registry, silent_servers
 from benchmarks.measure import Row, Spread, in_turn, percentile
 from gevent_rover import Rover
 from gevent_rover.pool import SlotPool
@@ -20,14 +20,14 @@ def measure(rounds: int, *, quick: bool) -> list[Row]:
     count = 200 if quick else descriptors(10_000)
     timeout = 0.5 if quick else 5.0  # more than it takes to start so many
     size = 100 if quick else descriptors(5000)
-    hang = f"hub lag (p99) while {count:,} attempts hang"
+    hanging = f"hub lag (p99) while {count:,} attempts hang"
     fill = f"hub lag (p99) while a pool of {size:,} fills flat out"
     figures = in_turn(
-        rounds, {hang: lambda: _hanging(count, timeout), fill: lambda: _filling(size)}
+        rounds, {hanging: lambda: _hanging(count, timeout), fill: lambda: _filling(size)}
     )
     return [
         Row("lag", what, "ms", 10, "figure", figure=Spread.of(figures[what]))
-        for what in (hang, fill)
+        for what in (hanging, fill)
     ]
 
 
@@ -52,19 +52,15 @@ def _lag(during: Callable[[], object]) -> float:
 def _hanging(count: int, timeout: float) -> float:
     """Measure while they start, while all of them hang, and while their deadlines pass."""
     with silent_servers() as addresses:
-        rover = Rover(
-            registry(addresses), roving_interval=0.0001, timeout=timeout, max_pending=count
-        )
+        rover = Rover(registry(addresses), timeout=timeout, max_pending=count)
 
-        def hang() -> None:
+        def run() -> None:
             with rover:
-                while rover.pending < count:
-                    gevent.sleep(0.01)
-                rover.roving_interval = 1.0
+                hang(rover, count)
                 gevent.sleep(timeout)
 
         with gevent.Timeout(60):
-            return _lag(hang)
+            return _lag(run)
 
 
 def _filling(size: int) -> float:

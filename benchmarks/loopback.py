@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TypeAlias
 
-from gevent_rover import Server
+import gevent
+
+from gevent_rover import Rover, Server
 
 Address: TypeAlias = "tuple[str, int]"
 
@@ -47,6 +49,13 @@ def registry(addresses: list[Address], size: int = 0) -> dict[str, Server]:
         }
         for number in range(size or len(addresses))
     }
+
+
+def hang(rover: Rover, count: int) -> None:
+    """Have ``count`` of a started rover's attempts pending, as fast as ticks can start them."""
+    while rover.pending < count:
+        rover.wake()
+        gevent.sleep(0)
 
 
 def descriptors(wanted: int, spare: int = 200) -> int:

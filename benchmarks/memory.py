@@ -17,7 +17,7 @@ import gevent
 import gevent.socket
 
 from benchmarks.child import python
-from benchmarks.loopback import Address, descriptors, registry, silent_servers
+from benchmarks.loopback import Address, descriptors, hang, registry, silent_servers
 from benchmarks.measure import Row, Spread, compare, in_turn
 from gevent_rover import Rover
 
@@ -50,11 +50,9 @@ def _resident() -> int:
 
 
 def _pending_attempts(addresses: list[Address], count: int) -> Callable[[], object]:
-    # The loop's own attempts, as fast as ticks can start them.
-    rover = Rover(registry(addresses), roving_interval=0.0001, timeout=600, max_pending=count)
+    rover = Rover(registry(addresses), timeout=600, max_pending=count)
     rover.start()
-    while rover.pending < count:
-        gevent.sleep(0.01)
+    hang(rover, count)
     return rover.stop
 
 

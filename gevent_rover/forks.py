@@ -54,17 +54,18 @@ def _make_mark() -> Any:
     return page
 
 
-_mark: Final = _make_mark()
+#: True at 0, but for a forked child that hasn't noticed yet: see :func:`check_fork`.
+unforked: Final = _make_mark()
 
 
 def check_fork() -> None:
     """Notice a fork that ran none of Python's hooks: one made in C."""
-    if not _mark[0]:
+    if not unforked[0]:
         _after_fork_in_child()
 
 
 def _after_fork_in_child() -> None:
-    _mark[0] = 1
+    unforked[0] = 1
     for forkable in list(_forkables):
         try:
             forkable._after_fork()

@@ -13,7 +13,7 @@ from gevent import socket as gevent_socket
 from gevent.event import AsyncResult
 
 from gevent_rover.errors import PoolClosed, PoolError, PoolTimeout
-from gevent_rover.forks import Forkable, check_fork
+from gevent_rover.forks import Forkable, check_fork, unforked
 from gevent_rover.pooled import Pooled
 from gevent_rover.ranking import Ranking
 from gevent_rover.rover import Rover
@@ -152,7 +152,19 @@ class SlotPool(Forkable):
             pool, its rover and the latest attempt are up to.
         :raises PoolClosed: the pool is closed, or was while the greenlet waited.
         """
-        return self._acquire(timeout).socket
+        if not unforked[0]:
+            check_fork()
+        while (pooled := self._ranking.lease()) is not None:
+            pooled.watcher.stop()
+            if self._left(pooled.slot):
+                self._drop(pooled)
+            elif not pooled.is_silent():
+                self._doubt_if_young(pooled)
+                self._drop(pooled)
+            else:
+                pooled.leases += 1
+                return pooled.socket
+        return self._wait(timeout)
 
     def release(self, socket: gevent_socket.socket) -> None:
         """Give a leased connection back. Doesn't switch.
@@ -230,21 +242,7 @@ class SlotPool(Forkable):
 
     # Decisions: each in one step without a switch
 
-    def _acquire(self, timeout: float | None) -> Pooled:
-        check_fork()
-        while (pooled := self._ranking.lease()) is not None:
-            pooled.watcher.stop()
-            if self._left(pooled.slot):
-                self._drop(pooled)
-            elif not pooled.is_silent():
-                self._doubt_if_young(pooled)
-                self._drop(pooled)
-            else:
-                pooled.leases += 1
-                return pooled
-        return self._wait(timeout)
-
-    def _wait(self, timeout: float | None) -> Pooled:
+    def _wait(self, timeout: float | None) -> gevent_socket.socket:
         if self._closed:
             raise PoolClosed("the pool is closed")
         if self._rover is not None and self._rover._warn_of_fork:
@@ -268,11 +266,12 @@ class SlotPool(Forkable):
                 self._waiters.remove(waiter)
         handed = waiter.get_nowait() if waiter.ready() else None  # or raises PoolClosed
         if handed is not None:
-            return handed
+            return handed.socket
         raise PoolTimeout(self._explain(monotonic() - began))
 
     def _leased(self, socket: gevent_socket.socket) -> Pooled:
-        check_fork()
+        if not unforked[0]:
+            check_fork()
         pooled = self._by_socket.get(socket)
         if pooled is None or pooled.state == "idle":
             raise PoolError(f"not leased from this pool: {socket!r}")
@@ -284,7 +283,7 @@ class SlotPool(Forkable):
             self._drop(pooled)
             return
         default = gevent_socket.getdefaulttimeout()
-        if socket.gettimeout() != default:
+        if socket.timeout != default:
             socket.settimeout(default)
         self._hand_on(pooled)
 
@@ -392,9 +391,10 @@ class Lease:
     def __enter__(self) -> gevent_socket.socket:
         if self._pooled is not None:
             raise PoolError("this lease is entered already: call lease() once for each block")
-        pooled = self._pool._acquire(self._timeout)
-        self._pooled, self._lease = pooled, pooled.leases
-        return pooled.socket
+        socket = self._pool.acquire(self._timeout)
+        self._pooled = self._pool._by_socket[socket]
+        self._lease = self._pooled.leases
+        return socket
 
     def __exit__(self, kind: object, value: object, traceback: object) -> None:
         pooled, self._pooled = self._pooled, None

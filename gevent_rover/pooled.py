@@ -20,11 +20,12 @@ _poll: Final = get_original("select", "poll")
 class Pooled(Ranked):
     """A connection of a pool, with what is needed to watch it."""
 
-    __slots__ = ("arrived", "leases", "poll", "socket", "watcher")
+    __slots__ = ("arrived", "leases", "plain", "poll", "socket", "watcher")
 
     def __init__(self, slot: int, socket: gevent_socket.socket) -> None:
         super().__init__(slot)
         self.socket = socket
+        self.plain = type(socket) is gevent_socket.socket
         self.leases = 0  # how often it was leased: tells one lease from the next
         self.arrived = monotonic()
         descriptor = socket.fileno()
@@ -39,10 +40,10 @@ class Pooled(Ranked):
         A poll object of its own for each connection costs a third of a
         ``recv`` with MSG_PEEK, which raises in the case that matters.
         """
+        if self.plain:
+            return not (self.poll(0) or self.socket.closed)  # type: ignore[attr-defined]
         if self.socket.closed:  # type: ignore[attr-defined]
             return False
-        if type(self.socket) is gevent_socket.socket:
-            return not self.poll(0)
         # TLS: not all that can be read is data. Imported late, as in dial.
         from gevent_rover.tls import is_silent
 

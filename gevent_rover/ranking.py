@@ -94,10 +94,15 @@ class Ranking(Generic[_Ranked]):
 
     def rest(self, ranked: _Ranked) -> None:
         """Make a leased connection idle."""
-        self._clock += 1
-        ranked.since = self._clock
+        self._clock = clock = self._clock + 1
+        ranked.since = clock
         ranked.state = "idle"
-        insort(self._idle, (-ranked.slot, -ranked.since, ranked))
+        key = -ranked.slot, -clock, ranked
+        idle = self._idle
+        if not idle or idle[-1] < key:  # the lowest slot, which is leased most
+            idle.append(key)
+        else:
+            insort(idle, key)
 
     def retire(self, ranked: _Ranked) -> None:
         """Count a leased connection no more; it's to be closed when it comes back."""
