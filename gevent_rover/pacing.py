@@ -6,7 +6,6 @@ nothing else: no gevent, no socket, no clock.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Container, Hashable
 from typing import Final
 
@@ -36,7 +35,7 @@ class Pacing:
         self.failures = 0
         self._ended = False
         # What is on its way, oldest first: its id, and when it began.
-        self._began: OrderedDict[Hashable, tuple[str | None, float]] = OrderedDict()
+        self._began: dict[Hashable, tuple[str | None, float]] = {}
         #: Servers that failed or hung since the latest tick: quick roving takes
         #: others. Else every third attempt or so would end up at a silent quarter
         #: of the servers, until all of ``max_pending`` hang there.
@@ -92,8 +91,8 @@ class Pacing:
 
     def begin(self, key: Hashable, id: str | None, now: float) -> None:
         """Count an attempt as on its way; the same key again counts as once, from now."""
+        self._began.pop(key, None)
         self._began[key] = id, now
-        self._began.move_to_end(key)
 
     def finish(self, key: Hashable) -> None:
         """Count an attempt as over. Unknown keys are no error."""
@@ -119,11 +118,13 @@ class Pacing:
         """
         if self.ended:
             return 0
-        while self._began:
-            key, (id, began) = next(iter(self._began.items()))
+        hanging = []
+        for key, (id, began) in self._began.items():
             if began > now - MOMENT:
                 break
-            del self._began[key]
+            hanging.append(key)
             if id is not None:
                 self.left_out.add(id)
+        for key in hanging:
+            del self._began[key]
         return min(self.window, wanted) - len(self._began)

@@ -380,9 +380,10 @@ class Rover(Forkable):
     def _publish_landed(self) -> None:
         until = monotonic() + _SLICE
         while self._landed:
-            self._publish(self._landed.popleft())
+            while self._landed and monotonic() < until:
+                self._publish(self._landed.popleft())
             self._hurry()
-            if monotonic() > until and self._landed:
+            if self._landed:
                 # Not sleep(0): that comes back before timers and sockets.
                 sleep(1e-6)
                 until = monotonic() + _SLICE

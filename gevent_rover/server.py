@@ -15,7 +15,7 @@ from gevent.timeout import Timeout
 
 from gevent_rover.protocol import encode_slot_line
 from gevent_rover.slots import Slots
-from gevent_rover.sockets import INTERNET, close_whole
+from gevent_rover.sockets import INTERNET, close_whole, raw_of
 
 # handle(slot, socket, address)
 _log: Final = logging.getLogger("gevent_rover.server")
@@ -180,9 +180,10 @@ class SlotServer(StreamServer):
             return
         try:
             try:
-                if socket.family in INTERNET:
-                    socket.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-                socket.sendall(encode_slot_line(slot))
+                raw = raw_of(socket)
+                if raw.family in INTERNET:
+                    raw.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+                _say(socket, encode_slot_line(slot))
             except OSError:
                 return  # The client is gone before it had its slot line.
             self._handle_slot(slot, socket, address)
@@ -193,6 +194,15 @@ class SlotServer(StreamServer):
                 close_whole(socket)
             finally:
                 slots.free(slot)
+
+
+def _say(socket: gevent_socket.socket, line: bytes) -> None:
+    if type(socket) is gevent_socket.socket:
+        # Nothing is in the buffer yet, so there is room. gevent's sendall costs
+        # more than the system call.
+        line = line[raw_of(socket).send(line) :]
+    if line:
+        socket.sendall(line)
 
 
 def _run_and_close(handle: Any, socket: gevent_socket.socket, address: Any) -> None:
