@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import sys
-from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Final, TypeVar, overload
+from typing import Any, TypeVar, overload
 
-from gevent import Greenlet, GreenletExit, get_hub, getcurrent, joinall, sleep
+from gevent import Greenlet, GreenletExit, get_hub, getcurrent, joinall
 from gevent.event import Event
 from gevent.hub import Waiter
-from gevent.pool import Group
 
 from gevent_rover.addresses import forget_lookups
+from gevent_rover.couriers import Couriers
 from gevent_rover.errors import NoServersError, ResourceError
 from gevent_rover.forks import Forkable, check_fork
 from gevent_rover.pacing import MOMENT, Pacing
@@ -24,10 +23,6 @@ from gevent_rover.signals import SIGNALS
 from gevent_rover.sockets import close_now
 
 _Receiver = TypeVar("_Receiver", bound=Callable[..., Any])
-
-# Seconds that attempts are published and begun in one go, before timers, sockets
-# and other greenlets have their turn.
-_SLICE: Final = 0.002
 
 
 class Rover(Forkable):
@@ -89,7 +84,7 @@ class Rover(Forkable):
         self.ssl_context = ssl_context
         #: Tells how many more connections are wanted right now. While that is
         #: above 0, the rover doesn't wait for its interval. Looked at on every
-        #: tick and after every attempt; must not block.
+        #: tick and after attempts; must not block.
         self.wanted: Callable[[], int] | None = None
 
         # A pool's: what it does on every tick. Private, for a receiver of `attempt`
@@ -102,10 +97,7 @@ class Rover(Forkable):
         self._hub: Any = None  # the hub of the thread that started it
         self._flights: dict[Flight, None] = {}  # the loop's
         self._calls: dict[Flight, None] = {}  # those of connect()
-        self._landed: deque[Flight] = deque()  # over, but nobody publishes them yet
-        self._couriers = Group()  # greenlets that do
-        self._courier: Any = None  # one that is free
-        self._summoned: Any = None  # one that was told of what has landed
+        self._couriers = Couriers(self._publish, self._hurry)
         self._next_tick = 0.0
         self._wakeup = Event()
         self._receivers: dict[str, list[Callable[..., Any]]] = {name: [] for name in SIGNALS}
@@ -232,8 +224,7 @@ class Rover(Forkable):
             if flight.publisher is None:
                 del self._flights[flight]
                 flight.abandon()
-        self._landed.clear()
-        self._dismiss()
+        self._couriers.dismiss()
         caller = getcurrent()
         publishers = [flight.publisher for flight in self._flights]
         if caller in publishers or caller is get_hub():
@@ -289,7 +280,6 @@ class Rover(Forkable):
         finally:
             if self._loop is loop:  # Killed, but not by stop().
                 self._loop = None
-                self._dismiss()
 
     def _tick(self) -> float:
         """Start the attempts that are due, and return the seconds until the next look."""
@@ -333,60 +323,7 @@ class Rover(Forkable):
             self._pacing.finish(flight)
             return
         flight.elapsed = monotonic() - flight.began
-        self._landed.append(flight)
-        if self._summoned is None or self._summoned.dead:
-            self._summon()
-
-    def _summon(self) -> None:
-        if self._courier is None:
-            self._summoned = self._couriers.spawn(self._carry)
-        else:
-            self._summoned = self._courier
-            get_hub().loop.run_callback(self._courier.switch)
-
-    def _dismiss(self) -> None:
-        """Have the courier that waits end; the next one may be another thread's."""
-        if self._courier is not None and self._summoned is None:
-            self._summon()
-        self._courier = self._summoned = None
-
-    def _carry(self) -> None:
-        """Publish what has landed, and begin further attempts as quick roving allows.
-
-        One greenlet carries all of it, as long as no receiver blocks; what lands
-        while one does is for another. Afterwards the first that is free waits
-        for more: that takes a tenth of what a new one does.
-        """
-        courier, hub, loop = getcurrent(), get_hub(), self._loop
-        try:
-            while True:
-                if self._summoned is courier:
-                    self._summoned = None
-                if self._courier is courier:
-                    self._courier = None
-                self._publish_landed()
-                if self._courier is not None or loop is None or self._loop is not loop:
-                    return
-                self._courier = courier
-                hub.switch()  # until it's summoned
-        finally:
-            if self._courier is courier:
-                self._courier = None
-            if self._summoned is courier:
-                self._summoned = None
-            if self._landed and self._summoned is None:  # This one was killed.
-                self._summon()
-
-    def _publish_landed(self) -> None:
-        until = monotonic() + _SLICE
-        while self._landed:
-            while self._landed and monotonic() < until:
-                self._publish(self._landed.popleft())
-            self._hurry()
-            if self._landed:
-                # Not sleep(0): that comes back before timers and sockets.
-                sleep(1e-6)
-                until = monotonic() + _SLICE
+        self._couriers.take(flight)
 
     def _publish(self, flight: Flight) -> None:
         check_fork()
@@ -455,16 +392,11 @@ class Rover(Forkable):
             flight.abandon()
             if flight.published is not None:
                 close_now(flight.published)
-        caller = getcurrent()
-        for greenlet in [*self._couriers.greenlets, loop]:
-            if greenlet is not None and greenlet is not caller:
-                greenlet.kill(block=False)
-        self._couriers = Group()
-        self._courier = None
-        self._summoned = None
+        self._couriers.abandon()
+        if loop is not None and loop is not getcurrent():
+            loop.kill(block=False)
         self._flights.clear()
         self._calls.clear()
-        self._landed.clear()
         self._picker = Picker()
         self._wakeup = Event()
 

@@ -367,7 +367,7 @@ def test_a_receiver_that_kills_its_greenlet_costs_its_own_attempt_only(
         gevent.sleep(0.01)
     assert len(killed) >= 30
     rover.stop()
-    wait_until(lambda: not rover._couriers.greenlets)
+    wait_until(lambda: not len(rover._couriers))
 
 
 def test_greenlets_killed_by_somebody_else_leave_a_rover_that_works(
@@ -378,7 +378,7 @@ def test_greenlets_killed_by_somebody_else_leave_a_rover_that_works(
     for _ in range(5):
         before = len(events)
         wait_until(lambda before=before: len(events) > before)  # type: ignore[misc]
-        gevent.killall(list(rover._couriers.greenlets))
+        gevent.killall(rover._couriers.greenlets)
     before = len(events)
     wait_until(lambda: len(events) > before)
 
@@ -392,4 +392,4 @@ def test_a_stopped_rover_has_no_greenlet_left(
         events.clear()
         wait_until(lambda: len(events) >= 6)
         rover.stop()
-        wait_until(lambda: not rover._couriers.greenlets)
+        wait_until(lambda: not len(rover._couriers))
