@@ -40,6 +40,7 @@ class Pacing:
         #: others. Else every third attempt or so would end up at a silent quarter
         #: of the servers, until all of ``max_pending`` hang there.
         self.left_out: set[str] = set()
+        self._failed: set[str] = set()  # since the latest tick
         #: Servers that said a slot and hung up: each gets one attempt in an interval,
         #: until a connection of its lasts for one. Else a pool would fill up with such
         #: connections again and again, before the first of them is seen to end.
@@ -61,6 +62,7 @@ class Pacing:
         """
         self._ended = False
         self.left_out.clear()
+        self._failed.clear()
         self._probes = 0
         self.doubted = {id for id in self.doubted if id in servers}
 
@@ -105,10 +107,17 @@ class Pacing:
             self.window += 1
 
     def fail(self, id: str | None) -> None:
-        """Halve the window, and leave the server out until the next tick."""
-        self.failures += 1
+        """Halve the window, and leave the server out until the next tick.
+
+        Further failures of one server in an interval aren't counted: those attempts
+        had begun before the first one failed. Else a wide window would take one
+        dead server of four for a dead fleet.
+        """
+        if id is None or id not in self._failed:
+            self.failures += 1
         self.window = max(1, self.window // 2)
         if id is not None:
+            self._failed.add(id)
             self.left_out.add(id)
 
     def room(self, wanted: int, now: float) -> int:

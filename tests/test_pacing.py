@@ -69,8 +69,8 @@ def test_no_more_attempts_than_connections_are_wanted(wanted: int) -> None:
 
 def test_many_failures_in_a_row_end_it_until_a_success() -> None:
     pacing = Pacing(64)
-    for _ in range(MAX_FAILURES - 1):
-        pacing.fail("a")
+    for number in range(MAX_FAILURES - 1):
+        pacing.fail(f"s{number}")
     assert not pacing.ended
     pacing.fail("b")
     assert pacing.ended
@@ -85,10 +85,22 @@ def test_many_failures_in_a_row_end_it_until_a_success() -> None:
 def test_a_success_among_failures_begins_the_count_anew() -> None:
     pacing = Pacing(64)
     for _ in range(3):
-        for _ in range(MAX_FAILURES - 1):
-            pacing.fail("a")
+        pacing.tick(())
+        for number in range(MAX_FAILURES - 1):
+            pacing.fail(f"s{number}")
         pacing.succeed()
     assert not pacing.ended
+
+
+def test_many_failures_of_one_server_count_once_an_interval() -> None:
+    pacing = Pacing(64)
+    for interval in range(MAX_FAILURES):
+        assert pacing.failures == interval
+        assert not pacing.ended
+        for _ in range(2 * MAX_FAILURES):
+            pacing.fail("a")
+        pacing.tick("ab")
+    assert pacing.ended
 
 
 def test_end_lasts_until_the_next_tick_whatever_succeeds() -> None:
