@@ -218,11 +218,11 @@ class Dial:
         addresses = addresses_of(hub, self.server)
         only = len(addresses) == 1
         sock = self._begin(addresses[0]) if only else self._race(hub, addresses)
-        if hostname is not None:
-            return self._connect_tls(hub, sock, hostname)
         itself = _is_itself(sock)
         if itself is not None:
             raise itself
+        if hostname is not None:
+            return self._connect_tls(hub, sock, hostname)
         watcher = self._watch(hub, sock, _READ)
         while True:
             hub.wait(watcher)

@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import resource
+import ssl
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -237,13 +238,18 @@ def test_a_refusal_is_unreachable(rover_of: Rovers, dead_server: Server) -> None
     assert record.error.__cause__ is None
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_a_socket_connected_to_itself_is_unreachable_at_once(rover_of: Rovers, host: str) -> None:
+@pytest.mark.parametrize(
+    ("host", "tls"), [("127.0.0.1", False), ("0.0.0.0", False), ("127.0.0.1", True)]
+)
+def test_a_socket_connected_to_itself_is_unreachable_at_once(
+    rover_of: Rovers, host: str, tls: bool
+) -> None:
     # A dead port which is the next that the kernel will connect from. Ports to
     # one target ascend by small random steps: pass the target until it's hit.
     first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
     port = (first + (last - first) // 4) // 2 * 2 + first % 2
-    rover, events = rover_of(timeout=1.0)
+    context = ssl.create_default_context() if tls else None
+    rover, events = rover_of(timeout=1.0, ssl_context=context)
     for _ in range(300_000):
         with socket.socket() as sock:
             sock.setblocking(False)
