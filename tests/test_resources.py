@@ -71,6 +71,19 @@ def test_a_pool_out_of_descriptors_works_with_what_it_has_and_fills_up_later(
         assert {thing.get("outcome", "connection") for thing in heard} <= {"connection", "error"}
 
 
+def test_a_name_that_is_not_looked_up_for_want_of_descriptors_is_an_error_of_ours() -> None:
+    servers = {"a": {"host": "localhost", "port": 1}}
+    with process(*roving(servers=servers, descriptors=100), stdin=PIPE) as started:
+        client = Told(started)
+        for _ in range(2):  # The first lookup of a process, and one that isn't.
+            client.tell("take")
+            assert client.hear()["taken"]
+            attempt = client.connect()
+            assert (attempt["error"], attempt["errno"]) == ("ResourceError", errno.EMFILE)
+            client.tell("give")
+            assert client.connect()["error"] == "ConnectionRefusedError"
+
+
 @pytest.mark.integration
 def test_a_server_out_of_descriptors_looks_silent_and_gives_every_slot_back(
     rover_of: Rovers, tmp_path: Path
