@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import _socket
+
+# gevent's thread pool imports it when a lookup raises. It can't when this process is
+# out of descriptors; the lookup then never ends, nor does any other on the same name.
+import pickle  # noqa: F401
 from itertools import chain, zip_longest
 from typing import Any, Final, TypeAlias
 
