@@ -97,6 +97,12 @@ class Connection:
             case {"flight": int(size)}:
                 flight = server_flight(self.tls.context, self.sock.recv(16384))
                 self.tls.send(self.sock, flight[:size])
+            case {"records": int(count)}:
+                flight = server_flight(self.tls.context, self.sock.recv(16384))
+                end = 0
+                for _ in range(count):
+                    end += 5 + int.from_bytes(flight[end + 3 : end + 5], "big")
+                self.tls.send(self.sock, flight[:end])
             case "handshake":
                 self.secure = ServerSide(
                     self.tls.context,

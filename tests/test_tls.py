@@ -1059,6 +1059,20 @@ def test_a_handshake_has_a_deadline_that_the_handler_does_not_have(
     assert len(server.slots) == 1
 
 
+@pytest.mark.parametrize("sent", ["160301ffff", "160301000401ffffff"], ids=["record", "hello"])
+def test_a_hello_that_is_too_long_is_refused_at_its_header(
+    slot_server: SlotServers, closing: Callable[[Any], Any], local: Any, sent: str
+) -> None:
+    server = slot_server(ssl_context=local)
+    server.handshake_timeout = 3600.0
+    sock = closing(dial(server))
+    sock.sendall(bytes.fromhex(sent))
+    with gevent.Timeout(10):
+        assert read_all(sock)[:1] == b"\x15"  # an alert, and the end
+    wait_until(lambda: not server._handshakes)
+    assert len(server.slots) == 0
+
+
 @pytest.mark.parametrize("sent", [b"", b"\x16", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n"])
 @pytest.mark.parametrize("end", ["end", "reset"])
 def test_clients_that_give_up_are_only_logged(
