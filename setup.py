@@ -32,9 +32,16 @@ TEST = [
     "dnspython>=2.6",
 ]
 
+# Where there are wheels; elsewhere it takes LLVM to build.
+ATHERIS = (
+    "atheris>=3.1; python_version >= '3.12' and sys_platform == 'linux'"
+    " and platform_machine == 'x86_64'"
+)
+
 # The tools whose releases change their minds are pinned, here and in .pre-commit-config.yaml.
 DEV = [
     *TEST,
+    ATHERIS,
     "coverage>=7.10",  # the first with "patch = subprocess"
     "mypy==2.4.1",
     "pre-commit>=4",

@@ -5,18 +5,17 @@ from __future__ import annotations
 import ast
 import json
 import re
-import struct
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gevent
 import pytest
+import trustme
+from certificates import client_context
 from conftest import Event, Listener, open_descriptors, wait_until
-from gevent import socket
-from gevent.server import StreamServer
-from gevent.socket import wait_write
+from fault_script import Script, Tls, read_exactly, served
+from gevent import ssl
 
 from gevent_rover import Rover, Server, SlotPool
 
@@ -31,108 +30,7 @@ KEYWORDS = {
     "attempt": {"attempt"},
 }
 
-RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
-
 Rovers = Callable[..., tuple[Rover, list[Event]]]
-
-
-class Script:
-    """What a server does with each of its connections."""
-
-    def __init__(self, phases: list[Any]) -> None:
-        self.phases = phases
-        self.accepted = self.played = self.ended = 0
-        self.failures: list[str] = []
-
-    def __call__(self, sock: Listener, address: object) -> None:
-        self.accepted += 1
-        try:
-            for phase in self.phases:
-                self.play(sock, phase)
-            self.played += 1
-            while sock.fileno() >= 0 and sock.recv(65536):
-                pass
-        except OSError:
-            pass  # The client hung up on it, as it may.
-        finally:
-            self.ended += 1
-
-    def play(self, sock: Listener, phase: Any) -> None:
-        match phase:
-            case {"send": str(text), "times": int(times), "every": float() | int() as pause}:
-                for _ in range(times):
-                    gevent.sleep(pause)
-                    sock.sendall(text.encode())
-            case {"send": str(text), "times": int(times)}:
-                sock.sendall(text.encode() * times)
-            case {"send": str(text)}:
-                sock.sendall(text.encode())
-            case {"hex": str(digits)}:
-                sock.sendall(bytes.fromhex(digits))
-            case {"receive": str(text)}:
-                received = read_exactly(sock, len(text.encode()))
-                if received != text.encode():
-                    self.failures.append(f"received {received!r}, not {text!r}")
-            case {"wait": float() | int() as seconds}:
-                gevent.sleep(seconds)
-            case "half-close":
-                sock.shutdown(socket.SHUT_WR)
-            case "close":
-                sock.close()
-            case "reset":
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-                sock.close()
-            case _:
-                self.failures.append(f"no such phase: {phase!r}")
-
-
-@contextmanager
-def served(kind: str, script: Script, path: str) -> Iterator[Server]:
-    """Run a server of that kind, and give its entry of the registry."""
-    who, _, unix = kind.partition(", ")
-    with ExitStack() as stack:
-        listener = stack.enter_context(
-            socket.socket(socket.AF_UNIX if unix else socket.AF_INET, socket.SOCK_STREAM)
-        )
-        listener.bind(path if unix else ("127.0.0.1", 0))
-        if who != "nobody":
-            listener.listen(0 if who in ("full", "drops the SYN") else 100)
-        if who == "accepts":
-            server = StreamServer(listener, script, spawn=1000)
-            server.start()
-            stack.callback(server.stop, timeout=0)
-        elif who in ("full", "drops the SYN"):
-            fill(listener, stack)
-        else:
-            assert who in ("nobody", "never accepts"), f"no such server: {kind!r}"
-        address = listener.getsockname()
-        yield {"path": path} if unix else {"host": address[0], "port": address[1]}
-
-
-def fill(listener: Listener, stack: ExitStack) -> None:
-    """Connect to a listener until there's no place in its queue any more."""
-    for _ in range(20):
-        sock = stack.enter_context(socket.socket(listener.family, socket.SOCK_STREAM))
-        sock.setblocking(False)
-        try:
-            sock.connect(listener.getsockname())
-        except BlockingIOError:  # EAGAIN is a Unix socket's
-            if listener.family == socket.AF_UNIX:
-                return
-            try:
-                # On loopback the handshake is over before connect() returns.
-                wait_write(sock.fileno(), timeout=0.1, timeout_exc=TimeoutError)
-            except TimeoutError:
-                return
-    raise AssertionError("the listener's queue doesn't fill up")
-
-
-def read_exactly(sock: Listener, size: int) -> bytes:
-    """Read ``size`` bytes, or to the end if that comes first."""
-    data = bytearray()
-    while len(data) < size and (chunk := sock.recv(size - len(data))):
-        data += chunk
-    return bytes(data)
 
 
 def end_of(sock: Listener) -> str:
@@ -140,7 +38,7 @@ def end_of(sock: Listener) -> str:
     sock.settimeout(0)
     try:
         data = sock.recv(1)
-    except BlockingIOError:
+    except (BlockingIOError, ssl.SSLWantReadError):
         return "open"
     except ConnectionResetError:
         return "reset"
@@ -173,22 +71,44 @@ def described(event: Event, server: Server) -> dict[str, Any]:
     }
 
 
+def message_of(event: Event) -> str:
+    """Return the text of the exception that a signal carries."""
+    _, keywords = event
+    return str(keywords["attempt"].error if "attempt" in keywords else keywords.get("error"))
+
+
 def attempts_of(events: list[Event]) -> list[Any]:
     return [keywords["attempt"] for name, keywords in events if name == "attempt"]
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
 
 
 @pytest.mark.parametrize("way", ["connect", "loop"])
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_a_server_with_this_fault_is_published_as_the_corpus_says(
-    no_leaks: None, rover_of: Rovers, tmp_path: Path, path: Path, way: str
+    authority: trustme.CA,
+    no_leaks: None,
+    rover_of: Rovers,
+    tmp_path: Path,
+    path: Path,
+    way: str,
 ) -> None:
     case = json.loads(path.read_text(encoding="utf-8"))
     attempts, leaves = case.get("attempts", 1), case["leaves"]
-    script = Script(case.get("phases", []))
+    signals = [dict(signal) for signal in case["signals"] * attempts]
+    messages = [signal.pop("says", "") for signal in signals]
+    script = Script(case.get("phases", []), Tls(authority, **case.get("tls", {})))
+    context = {"plain": None, "TLS": client_context(authority)}[case.get("client", "plain")]
     before = open_descriptors()
     with served(case.get("server", "accepts"), script, str(tmp_path / "s")) as server:
         rover, events = rover_of(
-            {"server": server}, timeout=case.get("timeout", 30), roving_interval=3600
+            {"server": server},
+            timeout=case.get("timeout", 30),
+            roving_interval=3600,
+            ssl_context=context,
         )
         for number in range(1, attempts + 1):
             if way == "connect":
@@ -200,7 +120,9 @@ def test_a_server_with_this_fault_is_published_as_the_corpus_says(
                         gevent.sleep(0.005)
         rover.stop()
 
-        assert [described(event, server) for event in events] == case["signals"] * attempts
+        assert [described(event, server) for event in events] == signals
+        for event, message in zip(events, messages, strict=True):
+            assert message in message_of(event)
         for attempt in attempts_of(events):
             assert attempt.elapsed <= case.get("within", 5)
         sockets = [keywords["socket"] for name, keywords in events if name == "connection"]
@@ -210,9 +132,12 @@ def test_a_server_with_this_fault_is_published_as_the_corpus_says(
             expected = leaves["reads"].encode() * leaves.get("times", 1)
             sock.sendall(leaves.get("sends", "").encode())
             assert read_exactly(sock, len(expected)) == expected
+            if "ticket" in leaves:
+                assert sock.session.has_ticket == leaves["ticket"]
         if sockets:
             wait_until(lambda: script.played == attempts)
-        assert [end_of(sock) for sock in sockets] == [leaves["ends"] for sock in sockets]
+        for sock in sockets:
+            assert end_of(sock) in leaves["ends"].split(" or ")
         descriptors = {sock.fileno() for sock in sockets}
         if leaves is not None:
             assert descriptors <= open_descriptors()
@@ -227,9 +152,9 @@ def test_a_server_with_this_fault_is_published_as_the_corpus_says(
 
 
 def test_a_server_that_hangs_up_behind_its_slot_does_not_keep_the_rover_racing(
-    rover_of: Rovers, closing: Callable[[Any], Any], tmp_path: Path
+    authority: trustme.CA, closing: Callable[[Any], Any]
 ) -> None:
-    script = Script([{"send": "0\r\n"}, "close"])
+    script = Script([{"send": "0\r\n"}, "close"], Tls(authority))
     with served("accepts", script, "") as server:
         rover = closing(Rover({"server": server}, roving_interval=3600))
         pool = closing(SlotPool(rover, max_slots=5))

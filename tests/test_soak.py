@@ -1,7 +1,7 @@
 """Faults that come and go between a pool and its servers, while the pool is used.
 
-``ROVER_SOAK_SECONDS`` says how long (default: 5), ``ROVER_SOAK_SEED`` repeats the
-choices of an earlier run, though not its timing.
+``ROVER_SOAK_SECONDS`` says how long each time, plainly and with TLS (default: 5),
+``ROVER_SOAK_SEED`` repeats the choices of an earlier run, though not its timing.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 
 import gevent
 import pytest
+import trustme
+from certificates import client_context, server_context
 from conftest import Listener, open_descriptors, wait_until
 from fault_proxy import Fault, FaultProxy
 from gevent import Greenlet, GreenletExit, socket
@@ -69,9 +71,13 @@ def living_greenlets() -> set[Greenlet[..., Any]]:
 class Soak:
     """A pool, its rover, servers, and proxies between them."""
 
-    def __init__(self) -> None:
+    def __init__(self, authority: trustme.CA | None) -> None:
+        ours = theirs = None
+        if authority is not None:
+            ours = client_context(authority)
+            theirs = server_context(authority.issue_cert("127.0.0.1"))
         self.random = random.Random(SEED)
-        self.servers = [SlotServer(("127.0.0.1", 0), echo) for _ in range(4)]
+        self.servers = [SlotServer(("127.0.0.1", 0), echo, ssl_context=theirs) for _ in range(4)]
         for server in self.servers:
             server.stop_timeout = 0.0
             server.start()
@@ -79,7 +85,7 @@ class Soak:
         for proxy in self.proxies:
             proxy.start()
         self.entries = {f"s{n}": proxy.entry() for n, proxy in enumerate(self.proxies)}
-        self.rover = Rover(dict(self.entries), roving_interval=0.02, timeout=0.3)
+        self.rover = Rover(dict(self.entries), roving_interval=0.02, timeout=0.3, ssl_context=ours)
         self.rover.on("error", lambda rover, error: self.count(error))
         self.rover.on("unreachable", lambda rover, id, server: self.count("unreachable"))
         self.pool = SlotPool(self.rover, max_slots=4)
@@ -166,12 +172,13 @@ class Soak:
 
 
 @pytest.mark.timeout(SECONDS + 60)
-def test_nothing_is_lost_while_faults_come_and_go() -> None:
+@pytest.mark.parametrize("way", ["plain", "TLS"])
+def test_nothing_is_lost_while_faults_come_and_go(way: str) -> None:
     print(f"ROVER_SOAK_SEED={SEED} ROVER_SOAK_SECONDS={SECONDS:g}")
     gevent.sleep(0.01)
     gc.collect()
     before = open_descriptors(), living_greenlets()
-    soak = Soak()
+    soak = Soak(trustme.CA() if way == "TLS" else None)
     pool, rover, until = soak.pool, soak.rover, monotonic() + SECONDS
     gc.disable()  # What only the collector would close counts as leaked.
     try:

@@ -6,7 +6,6 @@ import _socket
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,14 @@ import gevent
 import gevent.event
 import pytest
 import trustme
+from certificates import (
+    add_certificate,
+    client_context,
+    long_ago,
+    new_context,
+    server_context,
+    server_flight,
+)
 from conftest import (
     RESET,
     Event,
@@ -26,7 +33,6 @@ from conftest import (
     wait_until,
 )
 from gevent import socket, ssl, subprocess
-from gevent.monkey import get_original
 from gevent.pool import Pool
 from gevent.server import StreamServer
 from gevent.util import assert_switches
@@ -65,37 +71,9 @@ def read_all(sock: Any) -> bytes:
     return data
 
 
-# The authority, and contexts
-
-
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
     return trustme.CA()
-
-
-def new_context(protocol: Any, kind: str) -> Any:
-    if kind == "gevent":
-        return ssl.SSLContext(protocol)
-    return get_original("ssl", "SSLContext")(protocol)
-
-
-def client_context(authority: trustme.CA | None, kind: str = "gevent") -> Any:
-    """Return a context that trusts ``authority`` alone."""
-    context = new_context(ssl.PROTOCOL_TLS_CLIENT, kind)
-    if authority is not None:
-        context.load_verify_locations(cadata=authority.cert_pem.bytes().decode())
-    return context
-
-
-def server_context(certificate: trustme.LeafCert, kind: str = "gevent") -> Any:
-    context = new_context(ssl.PROTOCOL_TLS_SERVER, kind)
-    add_certificate(context, certificate)
-    return context
-
-
-def add_certificate(context: Any, certificate: trustme.LeafCert) -> None:
-    with certificate.private_key_and_cert_chain_pem.tempfile() as path:
-        context.load_cert_chain(path)
 
 
 @pytest.fixture
@@ -313,10 +291,6 @@ def test_the_scope_of_an_ipv6_address_is_not_the_certificates(
     assert attempt_of(rover, events).slot == 7
 
 
-def long_ago() -> datetime:
-    return datetime(2001, 1, 1, tzinfo=timezone.utc)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("wrong", ["authority", "time", "name"])
 def test_a_server_that_cannot_be_trusted_is_an_error(
@@ -405,16 +379,6 @@ def test_mutual_tls(
 
 
 # The handshake fails without a word of TLS
-
-
-def server_flight(context: Any, hello: bytes) -> bytes:
-    """Return all that a server says to a client's hello."""
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    secure = context.wrap_bio(incoming, outgoing, server_side=True)
-    incoming.write(hello)
-    with pytest.raises(ssl.SSLWantReadError):
-        secure.do_handshake()
-    return outgoing.read()
 
 
 @pytest.mark.parametrize("end", ["end", "reset", "silence"])
@@ -1093,6 +1057,20 @@ def test_a_handshake_has_a_deadline_that_the_handler_does_not_have(
     wait_until(lambda: not server._handshakes)
     gevent.sleep(0.1)
     assert len(server.slots) == 1
+
+
+@pytest.mark.parametrize("sent", ["160301ffff", "160301000401ffffff"], ids=["record", "hello"])
+def test_a_hello_that_is_too_long_is_refused_at_its_header(
+    slot_server: SlotServers, closing: Callable[[Any], Any], local: Any, sent: str
+) -> None:
+    server = slot_server(ssl_context=local)
+    server.handshake_timeout = 3600.0
+    sock = closing(dial(server))
+    sock.sendall(bytes.fromhex(sent))
+    with gevent.Timeout(10):
+        assert read_all(sock)[:1] == b"\x15"  # an alert, and the end
+    wait_until(lambda: not server._handshakes)
+    assert len(server.slots) == 0
 
 
 @pytest.mark.parametrize("sent", [b"", b"\x16", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n"])
