@@ -89,11 +89,12 @@ def test_the_child_has_a_stopped_rover_and_an_empty_pool(
     started, pending, size, leased, fileno, acquired = in_child(fork, tell)
     assert (started, pending, size, leased, fileno) == (False, 0, 0, 0, -1)
     assert "stopped by a fork" in acquired
-    assert (pool.size, pool.leased, held(*servers)) == (6, 1, 6)
+    assert (pool.size, pool.leased) == (6, 1)
     socket.sendall(b"still connected")
     pool.release(socket)
     gevent.sleep(0.2)
-    assert (pool.size, pool.leased, held(*servers)) == (6, 0, 6)
+    assert (pool.size, pool.leased) == (6, 0)
+    wait_until(lambda: held(*servers) == 6)  # and not an attempt's more, for a moment
     assert rover.started
 
 
