@@ -246,11 +246,6 @@ def test_an_attempt_hangs_as_long_as_it_may_though_a_receiver_blocks_the_hub(
     gevent.killall(calls)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="when the deadline passes while the hub is blocked, "
-    "gevent's loop calls the timer before it looks at what has arrived",
-)
 def test_a_slot_line_that_arrived_while_a_receiver_blocked_the_hub_counts(
     rover_of: Rovers, dead_server: Server
 ) -> None:
