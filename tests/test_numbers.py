@@ -37,7 +37,7 @@ TLS_SHARE = 0.02
 #: And the share that is the loop's, and ended by ``stop()``.
 STOPPED_SHARE = 0.05
 
-#: Bytes: a hundred for each of 100,000 attempts. Without a leak it is 1 to 2 MB.
+#: Bytes: a hundred for each of 100,000 attempts. Without a leak it is 1 to 3 MB.
 GROWTH = 10_000_000
 
 USERS = 32
