@@ -45,7 +45,8 @@ class Pacing:
         #: until a connection of its lasts for one. Else a pool would fill up with such
         #: connections again and again, before the first of them is seen to end.
         self.doubted: set[str] = set()
-        self._probes = 0  # how many attempts they got in this interval
+        self._doubts = 0  # how many came to be doubted in this interval,
+        self._probes = 0  # and how many attempts doubted ones got in it
 
     def __repr__(self) -> str:
         return f"<Pacing window={self.window} failures={self.failures} ended={self.ended}>"
@@ -63,7 +64,7 @@ class Pacing:
         self._ended = False
         self.left_out.clear()
         self._failed.clear()
-        self._probes = 0
+        self._doubts = self._probes = 0
         self.doubted = {id for id in self.doubted if id in servers}
 
     def pick(self, id: str) -> None:
@@ -77,13 +78,17 @@ class Pacing:
     def doubt(self, id: str | None) -> None:
         """Take note that a connection died young; None: nobody knows whose it was.
 
-        Ends quick roving until the next tick, unless that server is doubted
-        already: the few attempts that it gets keep nobody racing.
+        That server is left out. It ends quick roving until the next tick only if
+        there are several of them: a server that dies has young connections, too.
         """
-        if id not in self.doubted:
+        if id is None:
             self.end()
-        if id is not None:
+        elif id not in self.doubted:
             self.doubted.add(id)
+            self._doubts += 1
+            if self._doubts >= MAX_PROBES:
+                self.end()
+        if id is not None:
             self.left_out.add(id)
 
     def end(self) -> None:

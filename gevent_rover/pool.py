@@ -157,7 +157,7 @@ class SlotPool(Forkable):
             check_fork()
         while (pooled := self._ranking.lease()) is not None:
             pooled.watcher.stop()
-            if self._left(pooled.slot):
+            if self._rover is not None and self._left(pooled.slot):
                 self._drop(pooled)
             elif not pooled.is_silent():
                 self._doubt_if_young(pooled)
@@ -280,7 +280,11 @@ class SlotPool(Forkable):
 
     def _release(self, pooled: Pooled) -> None:
         socket = pooled.socket
-        if pooled.state == "retired" or self._left(pooled.slot) or not pooled.is_silent():
+        if (
+            pooled.state == "retired"
+            or (self._rover is not None and self._left(pooled.slot))
+            or not pooled.is_silent()
+        ):
             self._drop(pooled)
             return
         default = gevent_socket.getdefaulttimeout()

@@ -10,7 +10,6 @@ from typing import Any, TypeVar, overload
 
 from gevent import Greenlet, GreenletExit, get_hub, getcurrent, joinall
 from gevent.event import Event
-from gevent.hub import Waiter
 
 from gevent_rover.addresses import forget_lookups
 from gevent_rover.couriers import Couriers
@@ -258,9 +257,10 @@ class Rover(Forkable):
         assert flight is not None
         self._calls[flight] = None
         try:
-            waiter: Waiter[Any] = Waiter()
-            if flight.failure is None and flight.start(waiter.switch):
-                waiter.get()
+            if flight.failure is None and flight.start(getcurrent().switch):
+                hub = get_hub()
+                while hub.switch() is not flight:
+                    pass  # Somebody else's switch.
             if flight.abandoned:  # by a fork
                 raise GreenletExit
             flight.publisher = getcurrent()
@@ -412,7 +412,7 @@ class Rover(Forkable):
         server: Server | None = None
         failure: Exception | None = None
         try:
-            if left_out is None:
+            if not left_out:
                 id, server = self._picker.pick(self.servers)
             else:
                 other = self._picker.pick_other(self.servers, left_out)

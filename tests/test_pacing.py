@@ -162,24 +162,34 @@ def test_an_attempt_that_begins_again_does_not_hide_an_older_one() -> None:
     assert pacing.left_out == {"b"}
 
 
-def test_a_connection_that_died_young_ends_it_until_the_next_tick() -> None:
+def test_a_connection_of_nobodys_that_died_young_ends_it_until_the_next_tick() -> None:
     pacing = Pacing(64)
     pacing.doubt(None)
     assert pacing.ended
+    assert pacing.left_out == set()
     pacing.tick("ab")
-    pacing.doubt("a")
-    assert pacing.ended
+    assert not pacing.ended
+
+
+def test_a_server_whose_connections_died_young_is_left_out() -> None:
+    pacing = Pacing(64)
+    for _ in range(2 * MAX_PROBES):
+        pacing.doubt("a")
+    assert not pacing.ended
     assert pacing.left_out == {"a"}
 
 
-def test_further_ends_of_a_doubted_server_leave_the_others_alone() -> None:
+def test_several_servers_whose_connections_died_young_end_it_until_the_next_tick() -> None:
     pacing = Pacing(64)
-    pacing.doubt("a")
-    pacing.tick("ab")
-    pacing.doubt("a")
-    assert not pacing.ended
-    pacing.doubt("b")
+    ids = {str(number) for number in range(MAX_PROBES)}
+    for id in ids:
+        assert not pacing.ended
+        pacing.doubt(id)
     assert pacing.ended
+    pacing.tick(ids)
+    for id in ids:
+        pacing.doubt(id)
+    assert not pacing.ended  # Nothing new.
 
 
 def test_a_doubted_server_gets_one_attempt_an_interval() -> None:
