@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import itertools
 import os
 import resource
@@ -297,6 +298,26 @@ def test_a_callers_timeout_is_not_the_attempts(
     assert rover.pending == 0
 
 
+def test_a_switch_of_somebody_elses_does_not_end_a_call(rover_of: Rovers, talker: Servers) -> None:
+    gate = Flag()
+
+    def talk(sock: Listener) -> None:
+        gate.wait()
+        sock.sendall(b"5\r\n")
+        sock.recv(1)
+
+    rover, events = rover_of({"a": talker(talk)})
+    call = gevent.spawn(rover.connect)
+    wait_until(lambda: rover.pending)
+    for value in (None, 5):
+        get_hub().loop.run_callback(call.switch, value)
+    gevent.sleep(0.01)
+    assert not call.dead
+    gate.set()
+    call.join()
+    assert names(events) == ["connection", "attempt"]
+
+
 # Unix sockets
 
 
@@ -382,6 +403,34 @@ def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Resolver]:
     yield resolver
     resolver.answers.set()
     gevent.sleep(0)
+
+
+def test_a_lookup_killed_by_somebody_else_ends_its_attempt_and_nothing_more(
+    rover_of: Rovers, talker: Servers, resolver: Resolver
+) -> None:
+    port = talker(lambda sock: sock.sendall(b"5\r\n"))["port"]
+    rover, events = rover_of({"a": {"host": "some.test", "port": port}}, roving_interval=3600)
+    resolver.answers.clear()
+    before = greenlets()
+    call = gevent.spawn(rover.connect)
+    rover.start()
+    wait_until(lambda: rover.pending == 2 and resolver.asked)
+    loop = rover._loop
+    gevent.killall([g for g in greenlets() - before if g is not call and g is not loop])
+    wait_until(lambda: rover.pending == 0)
+    assert isinstance(call.get(), gevent.GreenletExit)
+    assert events == []
+    resolver.answers.set()
+    rover.wake()
+    wait_until(lambda: len(events) == 2)
+    assert names(events) == ["connection", "attempt"]
+
+
+def greenlets() -> set[Any]:
+    """Return all living greenlets of gevent's."""
+    return {
+        thing for thing in gc.get_objects() if isinstance(thing, gevent.Greenlet) and not thing.dead
+    }
 
 
 def server_on(closing: Callable[[Any], Any], host: str) -> Server:

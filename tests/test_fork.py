@@ -265,6 +265,31 @@ def test_where_no_page_can_be_cleared_the_pid_is_the_mark(monkeypatch: pytest.Mo
     assert isinstance(forks._make_mark(), forks._Pid)
 
 
+def test_one_that_fails_after_a_fork_keeps_no_other_from_letting_go(
+    slot_server: Callable[..., SlotServer], closing: Any, caplog: Any
+) -> None:
+    class Failing(forks.Forkable):
+        def _after_fork(self) -> None:
+            raise ZeroDivisionError
+
+    server = slot_server()
+    # Whichever comes first.
+    failing = [Failing()]
+    rover = closing(Rover({"a": entry(server)}, roving_interval=0.05))
+    pool = closing(SlotPool(rover, max_slots=3))
+    failing.append(Failing())
+    rover.start()
+    wait_until(lambda: pool.size == 3)
+
+    def tell() -> Any:
+        messages = [record.getMessage() for record in caplog.records]
+        return [rover.started, pool.size, sum("after a fork" in said for said in messages)]
+
+    assert in_child(gevent_fork, tell) == [False, 0, 2]
+    assert (rover.started, pool.size) == (True, 3)
+    failing.clear()
+
+
 def test_waiters_are_dropped_in_the_child_and_served_in_the_parent(closing: Any) -> None:
     pool = closing(SlotPool())
     waiter = gevent.spawn(pool.acquire)
