@@ -23,7 +23,7 @@ def version() -> str:
 INSTALL = ["gevent>=23.7.0", "blinker>=1.8"]
 
 # For the figures of benchmarks/README.md.
-BENCH = ["simpy>=4.1"]
+BENCH = ["matplotlib>=3.8", "simpy>=4.1"]
 
 TEST = [
     "pytest>=8",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from gevent import subprocess
@@ -29,6 +32,7 @@ def run(module: str, *arguments: object) -> str:
     result = subprocess.run(
         command,
         cwd=ROOT,
+        env={**os.environ, "MPLCONFIGDIR": tempfile.gettempdir()},  # its cache of fonts
         capture_output=True,
         text=True,
         timeout=110,
@@ -59,6 +63,31 @@ def test_quick_simulation_has_a_row_for_everything_that_it_varies(
     assert len(rows) == len(simulation.STARTS) * 2 * len(POLICIES)
     assert {row["start"] for row in rows} == set(simulation.STARTS)
     assert {row["policy"] for row in report["requests"]["varied"]} == set(POLICIES)
+
+
+@on_linux
+@pytest.mark.integration
+@pytest.mark.timeout(120)
+def test_plots_are_svgs_that_come_out_the_same_each_time(
+    figures: tuple[Path, str], tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib", reason="only the extra bench has matplotlib")
+    balance = ROOT / "benchmarks" / "balance.json"
+    plots = []
+    for number in range(2):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        run("plots", f"--simulation={figures[0]}", f"--balance={balance}", f"--to={directory}")
+        plots.append({path.name: path.read_text() for path in directory.iterdir()})
+    assert plots[0] == plots[1]
+    assert sorted(plots[0]) == [
+        "balance-latency.svg",
+        "simulation-levelling.svg",
+        "simulation-starts.svg",
+    ]
+    for text in plots[0].values():
+        assert ElementTree.fromstring(text).tag.endswith("svg")
+        assert len(text) < 150_000
 
 
 # The model and the fleets
