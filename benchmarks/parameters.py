@@ -38,7 +38,7 @@ QUICK = Setup(
     mean=0.01,
     seconds=0.1,
     warm_up=0.02,
-    settle=0.3,
+    settle=0.2,
     timeout=2.0,
     lateness=inf,
 )
