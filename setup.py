@@ -22,12 +22,16 @@ def version() -> str:
 # zope.interface; blinker 1.8 is the first that takes built-in functions.
 INSTALL = ["gevent>=23.7.0", "blinker>=1.8"]
 
+# For the figures of benchmarks/README.md.
+BENCH = ["matplotlib>=3.8", "simpy>=4.1"]
+
 TEST = [
     "pytest>=8",
     "pytest-timeout>=2.3",
     "hypothesis>=6.100",
     "gunicorn[gevent]>=22",
     "flask>=3",
+    "simpy>=4.1",
     "trustme>=1.1",
     "dnspython>=2.6",
 ]
@@ -48,6 +52,7 @@ DEV = [
     "ruff==0.17.6",
     "tox>=4.20",
     "types-gevent==26.9.0.20261006",
+    *BENCH,
 ]
 
 setup(
@@ -81,6 +86,6 @@ setup(
     package_data={"gevent_rover": ["py.typed"]},
     zip_safe=False,
     install_requires=INSTALL,
-    extras_require={"test": TEST, "dev": DEV},
+    extras_require={"test": TEST, "bench": BENCH, "dev": DEV},
     entry_points={"console_scripts": ["gevent-rover = gevent_rover.cli:main"]},
 )

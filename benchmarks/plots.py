@@ -1,0 +1,163 @@
+"""``python -m benchmarks.plots``: ``balance.json`` and ``simulation.json`` as SVG."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+from matplotlib import pyplot
+
+from benchmarks.policies import POLICIES
+
+_HERE = Path(__file__).parent
+_COLOURS = dict(
+    zip(
+        POLICIES,
+        ("#d1495b", "#9a9a9a", "#6d6d6d", "#2e86ab", "#edae49", "#1b1b1b", "#7b2d8b", "#66a182"),
+        strict=True,
+    )
+)
+#: The same figures, the same file.
+_REPRODUCIBLE = {"svg.hashsalt": "balance", "svg.fonttype": "none", "font.size": 9}
+
+
+def latency(rows: list[dict[str, Any]]) -> Any:
+    """Return a plot of p99 in the real run, in each scenario, and of the load's variation."""
+    cases = list(dict.fromkeys((row["scenario"], row["load"]) for row in rows))
+    figure, axes = pyplot.subplots(2, 1, figsize=(9, 6.5), sharex=True)
+    for axis, name in zip(axes, ("p99", "load variation"), strict=True):
+        for number, policy in enumerate(POLICIES):
+            found = {(r["scenario"], r["load"]): r[name] for r in rows if r["policy"] == policy}
+            places = [place for place, case in enumerate(cases) if case in found]
+            spreads = [found[cases[place]] for place in places]
+            medians = [spread["median"] for spread in spreads]
+            axis.bar(
+                [place + (number - 3.5) / 10 for place in places],
+                medians,
+                0.1,
+                yerr=[
+                    [spread["median"] - spread["low"] for spread in spreads],
+                    [spread["high"] - spread["median"] for spread in spreads],
+                ],
+                error_kw={"elinewidth": 0.6},
+                color=_COLOURS[policy],
+                label=policy,
+            )
+        axis.grid(axis="y", linewidth=0.3)
+        axis.set_axisbelow(True)
+    _logarithmic(axes[0], (100, 200, 500, 1000, 2000))
+    axes[0].set_ylabel("p99, ms")
+    axes[0].legend(ncols=4, loc="upper left", fontsize=7.5)
+    axes[0].set_ylim(top=axes[0].get_ylim()[1] * 2.5)
+    axes[1].set_ylabel("requests per capacity,\ncoefficient of variation")
+    axes[1].set_xticks(
+        range(len(cases)),
+        ["\n".join([*wrap(scenario, 10), f"{load:.0%}"]) for scenario, load in cases],
+        fontsize=8,
+    )
+    figure.tight_layout()
+    return figure
+
+
+def starts(rows: list[dict[str, Any]]) -> Any:
+    """Return a plot of p99 and of the load's variation over the load, for each start, simulated."""
+    names = list(dict.fromkeys(row["start"] for row in rows))
+    figure, axes = pyplot.subplots(3, len(names), figsize=(9, 7.5), sharex=True, sharey="row")
+    quantities = (
+        (0, "p99", "p99, ms"),
+        (2, "p99", "p99, ms, two slow servers"),
+        (0, "load variation", "requests, variation"),
+    )
+    for line, (slow, quantity, label) in zip(axes, quantities, strict=True):
+        for axis, start in zip(line, names, strict=True):
+            for policy, colour in _COLOURS.items():
+                found = [
+                    (row["load"] * 100, row[quantity])
+                    for row in rows
+                    if (row["start"], row["slow"], row["policy"]) == (start, slow, policy)
+                ]
+                axis.plot(*zip(*found, strict=True), ".-", color=colour, label=policy, linewidth=1)
+            axis.grid(linewidth=0.3)
+            if quantity == "p99":
+                _logarithmic(
+                    axis, (100, 200, 300, 500, 1000, 2000) if slow else (100, 200, 300, 400)
+                )
+        line[0].set_ylabel(label)
+    for axis, start in zip(axes[0], names, strict=True):
+        axis.set_title(f"pools filled {start}" if start != "restarted" else "clients restarted")
+    for axis in axes[-1]:
+        axis.set_xlabel("load, %")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), ncols=4, loc="lower center", fontsize=8)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    return figure
+
+
+def levelling(courses: list[dict[str, Any]]) -> Any:
+    """Return a plot of how the connections of fleets level themselves, simulated."""
+    phases = list(courses[0]["variations"])
+    figure, axes = pyplot.subplots(1, len(phases), figsize=(9, 3.8), sharey=True)
+    for axis, phase in zip(axes, phases, strict=True):
+        for course in courses:
+            clients, servers, max_slots, _ = course["fleet"]
+            variations = course["variations"][phase]
+            axis.plot(
+                [(number + 1) / 4 for number in range(len(variations))],
+                [max(variation, 1e-3) for variation in variations],
+                label=f"{clients:,}×{servers:,}, max_slots {max_slots}",
+                linewidth=1.2,
+            )
+        axis.set_title(phase)
+        axis.set_yscale("log")
+        axis.set_xlim(0, 40)
+        axis.set_xlabel("roving intervals")
+        axis.grid(linewidth=0.3)
+    axes[0].set_ylabel("connections per server,\ncoefficient of variation")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(),
+        ncols=4,
+        loc="lower center",
+        fontsize=8,
+        title="clients×servers",
+        title_fontsize=8,
+    )
+    figure.tight_layout(rect=(0, 0.14, 1, 1))
+    return figure
+
+
+def _logarithmic(axis: Any, ticks: tuple[int, ...]) -> None:
+    axis.set_yscale("log")
+    axis.set_yticks(ticks, [str(tick) for tick in ticks])
+    axis.minorticks_off()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.plots", description=__doc__)
+    parser.add_argument("--balance", type=Path, default=_HERE / "balance.json", metavar="PATH")
+    parser.add_argument(
+        "--simulation", type=Path, default=_HERE / "simulation.json", metavar="PATH"
+    )
+    parser.add_argument("--to", type=Path, default=_HERE, metavar="DIRECTORY")
+    parser.add_argument("--format", default="svg", choices=("svg", "png"))
+    options = parser.parse_args()
+    balance = json.loads(options.balance.read_text())
+    simulation = json.loads(options.simulation.read_text())
+    with matplotlib.rc_context(_REPRODUCIBLE):
+        figures = {
+            "balance-latency": latency(balance["rows"]),
+            "simulation-starts": starts(simulation["requests"]["rows"]),
+            "simulation-levelling": levelling(simulation["convergence"]["courses"]),
+        }
+        for name, figure in figures.items():
+            date = {"Date": None} if options.format == "svg" else None
+            path = options.to / f"{name}.{options.format}"
+            figure.savefig(path, format=options.format, metadata=date, dpi=110)
+
+
+if __name__ == "__main__":
+    main()

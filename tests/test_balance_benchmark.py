@@ -1,0 +1,382 @@
+"""The balance benchmark runs, its policies choose as they say, its figures are what they say."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+from time import monotonic
+from typing import Any
+
+import pytest
+from conftest import entry, wait_until
+from gevent import socket, subprocess
+from gevent.select import select
+
+from gevent_rover import Rover, Server, Slot, SlotServer
+from gevent_rover.ranking import Ranked, Ranking
+
+sys.path.append(str(Path(__file__).parents[1]))  # behind an installed package
+
+from benchmarks import balance
+from benchmarks.child import python
+from benchmarks.fleet import WORK
+from benchmarks.fleets import excess, variation
+from benchmarks.parameters import Setup
+from benchmarks.policies import (
+    CANDIDATES,
+    LOWEST,
+    ORACLE,
+    POLICIES,
+    Choosing,
+    RandomChoice,
+    maker,
+    scatter,
+    server_of,
+)
+from benchmarks.report import write
+
+ROOT = Path(__file__).parents[1]
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks need Linux")
+SERVER: Server = {"host": "192.0.2.1", "port": 1}
+CAPACITY = {"a": 1.0, "b": 1.0, "c": 1.0}
+
+
+def run(module: str, *arguments: object) -> str:
+    command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
+    result = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert result.returncode == 0, result.stderr
+    assert isinstance(result.stdout, str)
+    return result.stdout
+
+
+# The commands
+
+
+@on_linux
+@pytest.mark.integration
+@pytest.mark.timeout(120)
+def test_quick_run_has_a_row_for_every_scenario_and_policy(tmp_path: Path) -> None:
+    output = tmp_path / "balance.json"
+    printed = run("balance", "--quick", "--output", output)
+    rows = json.loads(output.read_text())["rows"]
+    found = [(row["scenario"], row["policy"]) for row in rows]
+    assert found == [
+        (scenario.name, policy)
+        for scenario in balance.SCENARIOS.values()
+        for policy in scenario.policies
+    ]
+    lines = [line for line in printed.splitlines() if line.startswith("|")][2:]
+    for row, line in zip(rows, lines, strict=True):
+        assert row["scenario"] in line and row["policy"] in line
+        assert 0 < row["p50"]["median"] <= row["p99"]["median"] <= row["p99.9"]["median"]
+        assert row["load max/mean"]["median"] >= 1
+        assert row["requests"]["median"] > 10
+        if row["scenario"] != "one dies":
+            assert row["failures"]["median"] == 0
+    # The same requests for all, but those that a death fails.
+    for scenario in balance.SCENARIOS.values():
+        answered = [row["requests"]["median"] for row in rows if row["scenario"] == scenario.name]
+        failed = [row["failures"]["median"] for row in rows if row["scenario"] == scenario.name]
+        assert max(answered) <= min(map(sum, zip(answered, failed, strict=True)))
+
+
+def test_reports_keep_four_digits_and_a_row_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    rows = [{"name": "a", "value": 1234.567}, {"name": "b", "value": 3}]
+    write(path, {"about": "x", "part": {"rows": rows, "times": (0.123456,)}})
+    assert '\n{"name": "a", "value": 1235.0},\n{"name": "b", "value": 3}\n' in path.read_text()
+    assert json.loads(path.read_text())["part"]["times"] == [0.1235]
+
+
+# Statistics
+
+
+def test_variation_and_excess_compare_with_the_mean() -> None:
+    assert variation([3.0, 3.0, 3.0]) == 0
+    assert variation([1, 3]) == 0.5
+    assert excess([1, 3]) == 1.5
+    assert (variation([0, 0]), excess([0, 0])) == (0, 0)
+
+
+def test_rows_take_ratios_within_each_round() -> None:
+    def rounds(*values: float) -> list[dict[str, float]]:
+        return [{"p99": value} for value in values]
+
+    figures = {
+        ("steady", 0.7, LOWEST): rounds(10, 20, 40),
+        ("steady", 0.7, "random"): rounds(20, 30, 40),
+    }
+    ours, other = balance.rows_of(figures)
+    assert ours["p99 ratio"] == {"median": 1, "low": 1, "high": 1}
+    assert other["p99"] == {"median": 30, "low": 20, "high": 40}
+    assert other["p99 ratio"] == {"median": 1.5, "low": 1, "high": 2}
+
+
+def test_arrivals_are_the_same_for_a_seed_and_as_many_as_the_rate_says() -> None:
+    setup = Setup(warm_up=1.0, seconds=99.0)
+    one, again = (list(balance.arrivals(setup, 50.0, seed=1)) for _ in range(2))
+    assert one == again != list(balance.arrivals(setup, 50.0, seed=2))
+    times = [at for at, _, _ in one]
+    assert times == sorted(times)
+    assert times[-1] < 100
+    # 5000 on average, give or take five standard deviations of a Poisson distribution.
+    assert abs(len(one) - 5000) < 5 * math.sqrt(5000)
+    gaps = [later - earlier for earlier, later in pairwise(times)]
+    assert variation(gaps) == pytest.approx(1, abs=0.1)  # as of an exponential distribution
+    assert sum(work for _, _, work in one) / len(one) == pytest.approx(setup.mean, rel=0.1)
+    assert {pool for _, pool, _ in one} == set(range(setup.pools))
+
+
+def test_load_is_that_of_the_fleet_at_its_smallest() -> None:
+    setup = Setup(servers=10, workers=4, mean=0.04, slowness=4.0)
+    scenarios = balance.SCENARIOS
+    assert scenarios["steady"].rate(setup, 0.5) == pytest.approx(500)
+    assert scenarios["two slow servers"].rate(setup, 0.5) == pytest.approx(425)
+    assert scenarios["one dies"].rate(setup, 0.5) == pytest.approx(450)
+    assert scenarios["one joins"].rate(setup, 0.5) == pytest.approx(450)
+
+
+# Policies
+
+
+def client(policy: str, *slots: str, seed: int = 1) -> tuple[Any, dict[str, Ranked]]:
+    """Return the ranking of a client with these idle slots (``a3``: slot 3 of server a)."""
+    return with_slots(maker(policy, seed, CAPACITY)(100), *slots)
+
+
+def with_slots(ranking: Any, *slots: str) -> tuple[Any, dict[str, Ranked]]:
+    made = {name: Ranked(Slot(int(name[1:]), name[0], SERVER)) for name in slots}
+    for ranked in made.values():
+        ranking.add(ranked)
+        ranking.rest(ranked)
+    return ranking, made
+
+
+def lease(ranking: Any) -> str:
+    ranked = ranking.lease()
+    return f"{server_of(ranked)}{int(ranked.slot)}"
+
+
+def test_our_policy_is_the_librarys_ranking_itself() -> None:
+    ranking, _ = client(LOWEST, "a3", "b1", "c2")
+    assert type(ranking) is Ranking
+    assert [lease(ranking) for _ in range(3)] == ["b1", "c2", "a3"]
+
+
+def test_random_takes_each_as_often() -> None:
+    ranking, made = client("random", "a0", "b9", "b10", "c50")
+    chosen = []
+    for _ in range(4000):
+        chosen.append(ranking.lease())
+        ranking.rest(chosen[-1])
+    # 1000 of each, give or take five standard deviations of a binomial distribution.
+    assert all(abs(chosen.count(ranked) - 1000) < 5 * 28 for ranked in made.values())
+    assert any(one is another for one, another in pairwise(chosen))  # not in turn
+
+
+def test_round_robin_takes_servers_in_turn_and_skips_those_with_none_idle() -> None:
+    ranking, _ = client("round robin", "a0", "a1", "a2", "b0", "b1", "c0")
+    order = [lease(ranking)[0] for _ in range(6)]
+    assert sorted(order[:3]) == ["a", "b", "c"]
+    assert order[3:5] == [id for id in order[:3] if id != "c"]
+    assert order[5] == "a"
+    orders = {
+        "".join(lease(client("round robin", "a0", "b0", "c0", seed=seed)[0]) for _ in "1")
+        for seed in range(20)
+    }
+    assert orders == {"a0", "b0", "c0"}  # not all clients begin with the same server
+
+
+def test_least_used_takes_a_server_with_the_fewest_requests_of_this_client() -> None:
+    ranking, _ = client("least used", "a0", "a1", "a2", "b7", "c9")
+    assert sorted(lease(ranking)[0] for _ in range(3)) == ["a", "b", "c"]
+    assert [lease(ranking)[0] for _ in range(2)] == ["a", "a"]
+
+
+def test_least_used_leaves_ties_to_chance() -> None:
+    firsts = {lease(client("least used", "a0", "b0", "c0", seed=seed)[0]) for seed in range(30)}
+    assert firsts == {"a0", "b0", "c0"}
+
+
+def test_two_choices_never_takes_the_most_used_of_the_three() -> None:
+    for seed in range(30):
+        ranking, _ = client("two choices", "a0", "a1", "b0", "c0", seed=seed)
+        busy = ranking.lease()
+        while server_of(busy) != "a":  # until a's first is the one that is leased
+            ranking.rest(busy)
+            busy = ranking.lease()
+        assert lease(ranking)[0] in "bc"
+
+
+def test_two_choices_takes_the_last_server_that_has_any() -> None:
+    ranking, _ = client("two choices", "a0", "a1")
+    assert [lease(ranking)[0] for _ in range(2)] == ["a", "a"]
+    assert ranking.lease() is None
+
+
+def test_the_oracle_sees_the_requests_of_all_clients_and_the_speed_of_the_servers() -> None:
+    make = maker(ORACLE, 1, {"a": 1.0, "b": 4.0})
+    one, _ = with_slots(make(100), "a0", "b0", "b1", "b2")
+    other, _ = with_slots(make(100), "a1", "b3", "b4", "b5")
+    # b is four times faster: 1/4, 2/4, 3/4 of the time that a takes for one.
+    assert [lease(client)[0] for client in (one, other, one)] == ["b", "b", "b"]
+    # 4/4 against 1: either; then the other one's.
+    assert sorted(lease(client)[0] for client in (other, one)) == ["a", "b"]
+
+
+def test_the_scattered_order_spreads_any_run_of_slots() -> None:
+    for first in (0, 17, 1000):
+        places = sorted(scatter(slot) for slot in range(first, first + 20))
+        gaps = [later - earlier for earlier, later in pairwise(places)]
+        assert max(gaps) < 2 / 20
+
+
+def test_scattered_takes_the_first_of_the_order_that_is_idle() -> None:
+    ranking, made = client("scattered slot", "a0", "a1", "b2", "c5")
+    expected = sorted(made, key=lambda name: scatter(int(name[1:])))
+    assert expected != sorted(made, key=lambda name: int(name[1:]))
+    assert [lease(ranking) for _ in made] == expected
+
+
+def test_least_used_scattered_looks_at_the_use_first() -> None:
+    ranking, made = client("least used, scattered", "a0", "a5", "b1", "c2")
+    order = [lease(ranking) for _ in made]
+    assert order == ["a0", "c2", "b1", "a5"]  # a5 would be second if it weren't for the use
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_keeps_the_same_connections(policy: str) -> None:
+    random = Random(1)
+    ranking: Any = maker(policy, 1, CAPACITY)(8)
+    plain: Ranking[Ranked] = Ranking(8)
+    twins: dict[Ranked, Ranked] = {}  # of the plain one, by those of the policy
+    retired: list[Ranked] = []
+    for _ in range(2000):
+        leased = [ranked for ranked in twins if ranked.state == "leased"]
+        action = random.choice(("offer", "lease", "rest", "remove", "retired"))
+        if action == "offer":
+            slot = Slot(random.randrange(20), random.choice("abc"), SERVER)
+            assert ranking.admits(slot) == plain.admits(slot)
+            if ranking.admits(slot):
+                new, twin = Ranked(slot), Ranked(slot)
+                twins[new] = twin
+                ranking.add(new)
+                plain.add(twin)
+                surplus = ranking.surplus()
+                if surplus is not None:
+                    assert twins[surplus].slot == plain.surplus().slot  # type: ignore[union-attr]
+                    if surplus.state == "leased":
+                        ranking.retire(surplus)
+                        plain.retire(twins[surplus])
+                        retired.append(surplus)
+                    else:
+                        ranking.remove(surplus)
+                        plain.remove(twins[surplus])
+                        del twins[surplus]
+                if new.state == "leased":
+                    ranking.rest(new)
+                    plain.rest(twin)
+        elif action == "lease":
+            ranked = ranking.lease()
+            assert (ranked is None) == (not plain.idle)
+            if ranked is not None:
+                take(plain, twins[ranked])
+        elif action == "rest" and leased:
+            ranking.rest(leased[0])
+            plain.rest(twins[leased[0]])
+        elif action == "remove" and twins:
+            victim = random.choice(
+                [ranked for ranked in twins if ranked.state != "retired"] or [*twins]
+            )
+            if victim.state != "retired":
+                ranking.remove(victim)
+                plain.remove(twins.pop(victim))
+        elif action == "retired" and retired:
+            ranked = retired.pop()
+            ranking.remove(ranked)
+            plain.remove(twins.pop(ranked))
+        assert (len(ranking), ranking.idle) == (len(plain), plain.idle)
+        assert [r.slot for r in ranking] == [r.slot for r in plain]
+        assert [r.state for r in twins] == [twin.state for twin in twins.values()]
+        if isinstance(ranking, Choosing):
+            busy = Counter(server_of(r) for r in twins if r.state in ("leased", "retired"))
+            assert +ranking.outstanding == busy
+    assert twins
+
+
+def take(plain: Ranking[Ranked], wanted: Ranked) -> None:
+    """Lease just this one."""
+    others = []
+    while (ranked := plain.lease()) is not wanted:
+        assert ranked is not None
+        others.append(ranked)
+    for ranked in others:
+        plain.rest(ranked)
+
+
+def test_candidates_are_policies() -> None:
+    assert set(CANDIDATES) < set(POLICIES)
+
+
+# The real servers and pools
+
+
+@on_linux
+def test_a_server_works_off_its_requests_in_order_and_as_slowly_as_it_is_told() -> None:
+    with python("fleet", 1, 1, []) as child:
+        (port,) = child.receive()
+        socks = []
+        for slot in range(2):
+            sock = socket.create_connection(("127.0.0.1", port))
+            assert sock.recv(64) == b"%d\r\n" % slot
+            socks.append(sock)
+        child.ask({"slow": [100.0]})
+        began = monotonic()
+        socks[0].sendall(WORK.pack(0.001))  # 100 ms, since it's slow
+        wait_until(lambda: child.ask({})[1] == [1])
+        socks[1].sendall(WORK.pack(0.0005))
+        readable, _, _ = select(socks, [], [], 5)
+        assert socks[0] in readable
+        assert monotonic() - began >= 0.1
+        assert [sock.recv(1) for sock in socks] == [b"!", b"!"]
+        child.ask({"listen": False})
+        assert [sock.recv(1) for sock in socks] == [b"", b""]
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+        child.ask({"listen": True})
+        socket.create_connection(("127.0.0.1", port)).close()
+        for sock in socks:
+            sock.close()
+
+
+def test_a_pool_changes_its_policy_and_keeps_its_connections(
+    slot_server: Any, closing: Any
+) -> None:
+    server: SlotServer = slot_server()
+    rover = closing(Rover({"a": entry(server)}))
+    pool = closing(balance.CountingPool(rover, 5))
+    rover.start()
+    wait_until(lambda: pool.quiet)
+    before = pool.slots()
+    pool.choose_with(lambda max_slots: RandomChoice(max_slots, Random(1), {"a": 1.0}))
+    assert pool.slots() == before
+    assert (pool.idle, pool.kept) == (5, 5)
+    leases = [pool.acquire() for _ in range(5)]
+    assert {pool.server_of[sock] for sock in leases} == {"a"}
+    assert pool.idle == 0
+    for sock in leases:
+        pool.release(sock)
+    assert pool.quiet
+    server.stop()
+    wait_until(lambda: pool.size == 0)  # Their ends are seen, as before.
