@@ -20,7 +20,7 @@ from typing import Any
 import gevent
 from gevent.event import Event
 from gevent.fileobject import FileObject
-from gevent.queue import SimpleQueue
+from gevent.queue import Queue
 
 from gevent_rover import SlotServer
 
@@ -33,7 +33,7 @@ class QueueingServer:
     def __init__(self, workers: int, port: int) -> None:
         self.slowness = 1.0
         self.received = 0
-        self._queue: SimpleQueue[tuple[float, Event]] = SimpleQueue()
+        self._queue: Queue[tuple[float, Event]] = Queue()
         self.server = SlotServer(("127.0.0.1", port), self._handle, backlog=1024)
         self.server.stop_timeout = 0.0
         self._workers = [gevent.spawn(self._work) for _ in range(workers)]
