@@ -261,7 +261,7 @@ class Rover(Forkable):
                 hub = get_hub()
                 while hub.switch() is not flight:
                     pass  # Somebody else's switch.
-            if flight.abandoned:  # by a fork
+            if flight.abandoned:  # by a fork, or because its lookup was killed
                 raise GreenletExit
             flight.publisher = getcurrent()
             flight.elapsed = monotonic() - flight.began
@@ -412,7 +412,7 @@ class Rover(Forkable):
         server: Server | None = None
         failure: Exception | None = None
         try:
-            if not left_out:
+            if left_out is None:
                 id, server = self._picker.pick(self.servers)
             else:
                 other = self._picker.pick_other(self.servers, left_out)

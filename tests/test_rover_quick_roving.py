@@ -109,6 +109,27 @@ def test_an_empty_registry_ends_it_until_the_next_tick(rover_of: Rovers) -> None
     assert outcomes(events) == ["error"]
 
 
+def test_a_registry_emptied_amid_quick_roving_is_an_error_of_ticks_only(
+    rover_of: Rovers, slot_server: SlotServers
+) -> None:
+    rover, events = rover_of({"a": entry(slot_server())}, roving_interval=3600.0)
+    wants(rover, events, 1000)
+
+    @rover.on("connection")
+    def empty(sender: Rover, slot: int, socket: Listener) -> None:
+        if len(outcomes(events)) == 40:  # the window is wide by then
+            rover.servers.clear()
+
+    rover.start()
+    wait_until(lambda: not rover.servers and not rover.pending)
+    gevent.sleep(0.15)
+    assert "error" not in outcomes(events)
+    rover.wake()
+    wait_until(lambda: "error" in outcomes(events))
+    gevent.sleep(0.15)
+    assert outcomes(events).count("error") == 1
+
+
 @pytest.mark.parametrize("wanted", [lambda: 1 // 0, lambda: None], ids=["raises", "nonsense"])
 def test_a_wanted_that_fails_is_reported_and_the_rover_goes_on(
     rover_of: Rovers, slot_server: SlotServers, reported: Reported, wanted: Callable[[], int]
