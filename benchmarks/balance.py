@@ -6,12 +6,10 @@ come, whether the earlier ones are answered or not.
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from random import Random
 from time import monotonic, process_time
 from typing import Any, Literal
@@ -28,10 +26,8 @@ from benchmarks.loopback import registry
 from benchmarks.measure import Spread, percentile
 from benchmarks.parameters import QUICK, Setup, Start
 from benchmarks.policies import CANDIDATES, LOWEST, POLICIES, maker
-from benchmarks.report import about, markdown, show, write
+from benchmarks.report import about, arguments, heading, markdown, show, write
 from gevent_rover import PoolTimeout, Rover, Slot, SlotPool
-
-_RESULTS = Path(__file__).with_name("balance.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,26 +377,9 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.balance", description=__doc__)
+    parser = arguments("benchmarks.balance", __doc__, SCENARIOS, "balance.json")
     parser.add_argument("--rounds", type=int, help="how many rounds (default: 3)")
-    parser.add_argument(
-        "--only",
-        choices=SCENARIOS,
-        action="append",
-        metavar="NAME",
-        help=f"only this scenario ({', '.join(SCENARIOS)}); may be repeated",
-    )
     parser.add_argument("--seconds", type=float, help="how long each run is measured (default: 3)")
-    parser.add_argument(
-        "--quick", action="store_true", help="tiny runs: shows that it works, measures nothing"
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=_RESULTS,
-        metavar="PATH",
-        help="where to write the figures (default: %(default)s)",
-    )
     options = parser.parse_args()
     setup = QUICK if options.quick else Setup()
     if options.seconds:
@@ -410,7 +389,7 @@ def main() -> None:
     rows = measure(setup, [SCENARIOS[name] for name in names], rounds, quick=options.quick)
     report = about("benchmarks.balance", rounds)
     report |= {"setup": asdict(setup), "rows": rows}
-    print(f"{report['date']}, {report['machine']}, {report['python']}, gevent {report['gevent']}\n")
+    print(heading(report))
     print(table(rows))
     write(options.output, report)
 

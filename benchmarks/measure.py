@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from statistics import median
 from time import process_time
 from typing import Any, Literal
+
+from benchmarks.report import show
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +69,13 @@ def in_turn(rounds: int, measures: Mapping[str, Callable[[], float]]) -> Rounds:
     figures: dict[str, list[float]] = {name: [] for name in measures}
     for number in range(rounds + 1):
         for name, measure in measures.items():
-            _show(f"round {number}/{rounds}: {name}")
+            show(f"round {number}/{rounds}: {name}")
             gc.collect()  # The garbage of one isn't charged to the next.
             figure = measure()
             if number:
                 figures[name].append(figure)
-    _show("")
+    show("")
     return figures
-
-
-def _show(progress: str) -> None:
-    if sys.stderr.isatty():
-        print(f"{progress:78}", end="\r", file=sys.stderr, flush=True)
 
 
 def compare(

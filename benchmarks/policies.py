@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gevent_rover.ranking import Ranked, Ranking
 from gevent_rover.signals import Slot
@@ -108,16 +108,10 @@ class RandomChoice(Choosing[_Ranked]):
 class RoundRobin(Choosing[_Ranked]):
     """One of the next server that has any, in an order of each client's own."""
 
-    def __init__(
-        self,
-        max_slots: int,
-        random: Random,
-        capacity: Mapping[str, float],
-        outstanding: Counter[str] | None = None,
-    ) -> None:
-        super().__init__(max_slots, random, capacity, outstanding)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         # In one order they would all move on to the same server at the same time.
-        ids = random.sample(sorted(capacity), len(capacity))
+        ids = self.random.sample(sorted(self.capacity), len(self.capacity))
         self._turn = {id: number for number, id in enumerate(ids)}
         self._next = 0
 

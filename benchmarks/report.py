@@ -1,18 +1,72 @@
-"""What the balance benchmarks print and write: progress, Markdown tables, JSON."""
+"""What all the commands share: arguments, progress, Markdown tables, JSON."""
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
+import platform
 import sys
+from collections.abc import Collection, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.__main__ import _about
+_HERE = Path(__file__).parent
+
+
+def arguments(
+    module: str, description: str | None, names: Collection[str], output: str
+) -> argparse.ArgumentParser:
+    """Return a parser of the arguments that every command has.
+
+    :param names: what ``--only`` may choose.
+    :param output: the file of this directory that the figures go to by default.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+    parser.add_argument(
+        "--only",
+        choices=names,
+        action="append",
+        metavar="NAME",
+        help=f"only this part ({', '.join(names)}); may be repeated",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny numbers: shows that it works, measures nothing"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=_HERE / output,
+        metavar="PATH",
+        help="where to write the figures (default: %(default)s)",
+    )
+    return parser
 
 
 def about(module: str, rounds: int) -> dict[str, Any]:
     """Return when, where and with what command the figures were measured."""
-    return {**_about(rounds), "command": " ".join([f"python -m {module}", *sys.argv[1:]])}
+    return {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "command": " ".join([f"python -m {module}", *sys.argv[1:]]),
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "gevent": version("gevent"),
+        "rounds": rounds,
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def heading(about: dict[str, Any]) -> str:
+    """Return the line above a table: when and where it was measured."""
+    return f"{about['date']}, {about['machine']}, {about['python']}, gevent {about['gevent']}\n"
 
 
 def show(progress: str) -> None:
@@ -20,7 +74,7 @@ def show(progress: str) -> None:
         print(f"{progress:78}", end="\r", file=sys.stderr, flush=True)
 
 
-def markdown(lines: list[list[str]]) -> str:
+def markdown(lines: Sequence[Sequence[str]]) -> str:
     """Return a table, the first line of which is its head."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * width for width in widths]

@@ -6,10 +6,8 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -17,9 +15,7 @@ from benchmarks.convergence import Phase, Simulation, as_row
 from benchmarks.parameters import Setup, Start
 from benchmarks.policies import POLICIES
 from benchmarks.queueing import Model
-from benchmarks.report import about, markdown, show, write
-
-_RESULTS = Path(__file__).with_name("simulation.json")
+from benchmarks.report import about, arguments, markdown, show, write
 
 #: Clients, servers, max_slots, roving_interval.
 FLEETS = (
@@ -162,24 +158,10 @@ PARTS: dict[str, Callable[[bool], Any]] = {"convergence": _converge, "requests":
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.simulation", description=__doc__)
-    parser.add_argument(
-        "--only", choices=PARTS, metavar="NAME", help=f"only this part ({', '.join(PARTS)})"
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="small numbers: shows that it works, no more"
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=_RESULTS,
-        metavar="PATH",
-        help="where to write the figures (default: %(default)s)",
-    )
-    options = parser.parse_args()
+    options = arguments("benchmarks.simulation", __doc__, PARTS, "simulation.json").parse_args()
     report = about("benchmarks.simulation", 1 if options.quick else 3)
     for name, part in PARTS.items():
-        if options.only in (None, name):
+        if not options.only or name in options.only:
             report[name] = part(options.quick)
             show("")
             print(f"{name}\n\n{table(report[name]['rows'])}\n")
