@@ -5,17 +5,21 @@ from __future__ import annotations
 import gc
 import os
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gevent
 import greenlet
 import pytest
-from gevent import socket
+from gevent import socket, subprocess
 from gevent.server import StreamServer
 
 from gevent_rover import Attempt, Rover, Server, SlotServer
+
+ROOT = Path(__file__).parents[1]
 
 Listener = socket.socket
 Event = tuple[str, dict[str, Any]]
@@ -36,6 +40,30 @@ def open_descriptors() -> set[int]:
     names = os.listdir("/proc/self/fd")
     # The listing's own was closed meanwhile.
     return {int(name) for name in names if os.path.lexists(f"/proc/self/fd/{name}")}
+
+
+def living_greenlets() -> set[gevent.Greenlet[..., Any]]:
+    """Return all of gevent's greenlets that aren't dead."""
+    return {
+        thing for thing in gc.get_objects() if isinstance(thing, gevent.Greenlet) and not thing.dead
+    }
+
+
+def run_benchmark(module: str, *arguments: object, **environ: str) -> str:
+    """Run ``python -m MODULE`` in the checkout, see it end well, and return what it printed."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    result = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert isinstance(result.stdout, str)
+    return result.stdout
 
 
 def record(rover: Rover) -> list[Event]:
@@ -219,6 +247,15 @@ def dead_server() -> Server:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return {"host": "127.0.0.1", "port": sock.getsockname()[1]}
+
+
+@pytest.fixture
+def silent(closing: Callable[[Any], Any]) -> Server:
+    """Give the entry of a server whose kernel connects, and which says nothing at all."""
+    listener = closing(socket.socket())
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(500)
+    return {"host": "127.0.0.1", "port": listener.getsockname()[1]}
 
 
 @pytest.fixture

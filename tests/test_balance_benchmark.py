@@ -13,8 +13,8 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from conftest import entry, wait_until
-from gevent import socket, subprocess
+from conftest import entry, run_benchmark, wait_until
+from gevent import socket
 from gevent.select import select
 
 from gevent_rover import Rover, Server, Slot, SlotServer
@@ -46,20 +46,6 @@ SERVER: Server = {"host": "192.0.2.1", "port": 1}
 CAPACITY = {"a": 1.0, "b": 1.0, "c": 1.0}
 
 
-def run(module: str, *arguments: object) -> str:
-    command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
-    result = subprocess.run(
-        command,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=110,
-    )
-    assert result.returncode == 0, result.stderr
-    assert isinstance(result.stdout, str)
-    return result.stdout
-
-
 # The commands
 
 
@@ -68,7 +54,7 @@ def run(module: str, *arguments: object) -> str:
 @pytest.mark.timeout(120)
 def test_quick_run_has_a_row_for_every_scenario_and_policy(tmp_path: Path) -> None:
     output = tmp_path / "balance.json"
-    printed = run("balance", "--quick", "--output", output)
+    printed = run_benchmark("benchmarks.balance", "--quick", "--output", output)
     rows = json.loads(output.read_text())["rows"]
     found = [(row["scenario"], row["policy"]) for row in rows]
     assert found == [

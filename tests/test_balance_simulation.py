@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from gevent import subprocess
+from conftest import run_benchmark
 
 from gevent_rover.ranking import Ranking
 
@@ -27,21 +26,6 @@ ROOT = Path(__file__).parents[1]
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks need Linux")
 
 
-def run(module: str, *arguments: object) -> str:
-    command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
-    result = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "MPLCONFIGDIR": tempfile.gettempdir()},  # its cache of fonts
-        capture_output=True,
-        text=True,
-        timeout=110,
-    )
-    assert result.returncode == 0, result.stderr
-    assert isinstance(result.stdout, str)
-    return result.stdout
-
-
 # The commands
 
 
@@ -49,7 +33,7 @@ def run(module: str, *arguments: object) -> str:
 def figures(tmp_path: Path) -> tuple[Path, str]:
     """Give what a quick run wrote, and what it printed."""
     output = tmp_path / "simulation.json"
-    return output, run("simulation", "--quick", "--output", output)
+    return output, run_benchmark("benchmarks.simulation", "--quick", "--output", output)
 
 
 @on_linux
@@ -77,7 +61,13 @@ def test_plots_are_svgs_that_come_out_the_same_each_time(
     for number in range(2):
         directory = tmp_path / str(number)
         directory.mkdir()
-        run("plots", f"--simulation={figures[0]}", f"--balance={balance}", f"--to={directory}")
+        run_benchmark(
+            "benchmarks.plots",
+            f"--simulation={figures[0]}",
+            f"--balance={balance}",
+            f"--to={directory}",
+            MPLCONFIGDIR=tempfile.gettempdir(),  # its cache of fonts
+        )
         plots.append({path.name: path.read_text() for path in directory.iterdir()})
     assert plots[0] == plots[1]
     assert sorted(plots[0]) == [

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
 import pytest
-from gevent import subprocess
+from conftest import run_benchmark
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,25 +18,9 @@ pytestmark = [
 ]
 
 
-def run(*arguments: object, **environ: str) -> str:
-    command = [sys.executable, "-m", "benchmarks", *map(str, arguments)]
-    result = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, **environ},
-        capture_output=True,
-        text=True,
-        timeout=110,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
-    assert isinstance(result.stdout, str)
-    return result.stdout
-
-
 def test_quick_run_prints_a_table_and_writes_its_figures(tmp_path: Path) -> None:
     output = tmp_path / "results.json"
-    printed = run("--quick", "--output", output)
+    printed = run_benchmark("benchmarks", "--quick", "--output", output)
     report = json.loads(output.read_text())
     lines = [line for line in printed.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(report["rows"])
@@ -56,7 +39,7 @@ def test_quick_run_prints_a_table_and_writes_its_figures(tmp_path: Path) -> None
 
 def test_only_leaves_the_other_sections_out(tmp_path: Path) -> None:
     output = tmp_path / "results.json"
-    run("--quick", "--only", "lease", "--rounds", 2, "--output", output)
+    run_benchmark("benchmarks", "--quick", "--only", "lease", "--rounds", 2, "--output", output)
     report = json.loads(output.read_text())
     assert report["rounds"] == 2
     assert {row["section"] for row in report["rows"]} == {"lease"}
@@ -64,7 +47,9 @@ def test_only_leaves_the_other_sections_out(tmp_path: Path) -> None:
 
 def test_without_node_its_rows_say_why_they_are_skipped(tmp_path: Path) -> None:
     output = tmp_path / "results.json"
-    printed = run("--quick", "--only", "server", "--output", output, PATH=str(tmp_path))
+    printed = run_benchmark(
+        "benchmarks", "--quick", "--only", "server", "--output", output, PATH=str(tmp_path)
+    )
     bare, node = json.loads(output.read_text())["rows"]
     assert (bare["peer"], bare["skipped"]) == ("bare StreamServer", "")
     assert node["outcome"] == "skipped: there is no node command"

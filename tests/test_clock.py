@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from gevent import socket
 from gevent.subprocess import PIPE
 from namespaces import Told, lacking, need, process, roving
 
@@ -21,15 +20,6 @@ pytestmark = pytest.mark.integration
 INTERVAL = 0.2
 #: An hour and half an interval: the schedule's phase isn't the same by chance.
 JUMP = 3600 + INTERVAL / 2
-
-
-@pytest.fixture
-def silent(closing: Callable[[Any], Any]) -> Server:
-    """Give the entry of a server whose kernel connects, and which says nothing at all."""
-    listener = closing(socket.socket())
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(500)
-    return {"host": "127.0.0.1", "port": listener.getsockname()[1]}
 
 
 class WallClock:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import itertools
 import os
 import resource
@@ -23,6 +22,7 @@ from conftest import (
     attempt_of,
     entry,
     kill_at_every_switch,
+    living_greenlets,
     names,
     open_descriptors,
     port_of,
@@ -411,12 +411,12 @@ def test_a_lookup_killed_by_somebody_else_ends_its_attempt_and_nothing_more(
     port = talker(lambda sock: sock.sendall(b"5\r\n"))["port"]
     rover, events = rover_of({"a": {"host": "some.test", "port": port}}, roving_interval=3600)
     resolver.answers.clear()
-    before = greenlets()
+    before = living_greenlets()
     call = gevent.spawn(rover.connect)
     rover.start()
     wait_until(lambda: rover.pending == 2 and resolver.asked)
     loop = rover._loop
-    gevent.killall([g for g in greenlets() - before if g is not call and g is not loop])
+    gevent.killall([g for g in living_greenlets() - before if g is not call and g is not loop])
     wait_until(lambda: rover.pending == 0)
     assert isinstance(call.get(), gevent.GreenletExit)
     assert events == []
@@ -424,13 +424,6 @@ def test_a_lookup_killed_by_somebody_else_ends_its_attempt_and_nothing_more(
     rover.wake()
     wait_until(lambda: len(events) == 2)
     assert names(events) == ["connection", "attempt"]
-
-
-def greenlets() -> set[Any]:
-    """Return all living greenlets of gevent's."""
-    return {
-        thing for thing in gc.get_objects() if isinstance(thing, gevent.Greenlet) and not thing.dead
-    }
 
 
 def server_on(closing: Callable[[Any], Any], host: str) -> Server:

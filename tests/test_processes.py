@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,8 @@ import gevent
 import pytest
 from conftest import Event, wait_until
 from gevent import socket
-from gevent.subprocess import PIPE, Popen
+from gevent.subprocess import PIPE
+from namespaces import process
 
 from gevent_rover import Rover, Server, SlotPool
 
@@ -54,25 +53,10 @@ if child:
 """
 
 
-@contextmanager
-def process(*arguments: str, **options: Any) -> Iterator[Any]:
-    """Run a Python process, and kill it at the end whatever state it is in."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    started = Popen([sys.executable, *arguments], stdout=PIPE, env=environment, **options)
-    try:
-        yield started
-    finally:
-        started.kill()
-        started.wait()
-        for pipe in (started.stdin, started.stdout):
-            if pipe is not None:
-                pipe.close()
-
-
 @pytest.fixture
 def serving() -> Iterator[tuple[Any, Server]]:
     """Give a process that serves slots and echoes, and its entry of the registry."""
-    with process("-m", "gevent_rover", "serve", "127.0.0.1:0") as started:
+    with process(sys.executable, "-m", "gevent_rover", "serve", "127.0.0.1:0") as started:
         port = int(started.stdout.readline().rpartition(b":")[2])
         yield started, {"host": "127.0.0.1", "port": port}
 
@@ -169,7 +153,7 @@ def test_a_server_killed_with_leases_out_costs_those_leases_only(
 def test_a_server_restarted_on_its_port_100_times_is_found_each_time(
     closing: Callable[[Any], Any],
 ) -> None:
-    with process("-c", RESTARTS, stdin=PIPE) as restarts:
+    with process(sys.executable, "-c", RESTARTS, stdin=PIPE) as restarts:
 
         def restart(port: int) -> tuple[int, int]:
             restarts.stdin.write(b"%d\n" % port)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
 
 import gevent
 import pytest
 from conftest import Event, Listener, entry, open_descriptors, wait_until
-from gevent import get_hub, socket
+from gevent import get_hub
 from gevent.event import Event as Flag
 from gevent.monkey import get_original
 
@@ -26,15 +25,6 @@ block = get_original("time", "sleep")
 def count(events: list[Event], name: str) -> int:
     """Return how often a signal was sent."""
     return sum(sent == name for sent, _ in events)
-
-
-@pytest.fixture
-def silent(closing: Callable[[Any], Any]) -> Server:
-    """Give the entry of a server whose kernel connects, and which says nothing at all."""
-    listener = closing(socket.socket())
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(500)
-    return {"host": "127.0.0.1", "port": listener.getsockname()[1]}
 
 
 # The schedule

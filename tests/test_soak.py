@@ -18,9 +18,9 @@ import gevent
 import pytest
 import trustme
 from certificates import client_context, server_context
-from conftest import Listener, open_descriptors, wait_until
+from conftest import Listener, living_greenlets, open_descriptors, wait_until
 from fault_proxy import Fault, FaultProxy
-from gevent import Greenlet, GreenletExit, socket
+from gevent import GreenletExit, socket
 from gevent.pool import Group
 
 from gevent_rover import PoolTimeout, Rover, SlotPool, SlotServer
@@ -62,10 +62,6 @@ def read_exactly(sock: Listener, size: int) -> bytes:
     while len(data) < size and (chunk := sock.recv(size - len(data))):
         data += chunk
     return bytes(data)
-
-
-def living_greenlets() -> set[Greenlet[..., Any]]:
-    return {thing for thing in gc.get_objects() if isinstance(thing, Greenlet) and not thing.dead}
 
 
 class Soak:
