@@ -39,10 +39,6 @@ class Couriers:
         self._summoned: Any = None  # one that was told of what has landed
         self._shift = object()  # ends with dismiss()
 
-    def __len__(self) -> int:
-        """Return how many greenlets there are, the one that waits included."""
-        return len(self._group)
-
     @property
     def greenlets(self) -> list[Any]:
         """The greenlets there are, the one that waits included."""
@@ -62,17 +58,20 @@ class Couriers:
         """
         self._landed.clear()
         self._shift = object()
-        if self._free is not None and self._summoned is None:
-            self._summon()
+        if self._free is not None:
+            # It may never run again, if the hub of its thread is destroyed.
+            self._group.discard(self._free)
+            if self._summoned is None:
+                self._summon()
         self._free = self._summoned = None
 
     def abandon(self) -> None:
         """Let go of the parent's greenlets, in a forked child."""
         self._landed.clear()
-        group, self._group = self._group, Group()
+        greenlets, self._group = self.greenlets, Group()
         self._free = self._summoned = None
         self._shift = object()
-        for greenlet in list(group.greenlets):
+        for greenlet in greenlets:
             if greenlet is not getcurrent():
                 greenlet.kill(block=False)
 

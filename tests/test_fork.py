@@ -13,7 +13,7 @@ from typing import Any
 
 import gevent
 import pytest
-from conftest import Event, entry, wait_until
+from conftest import Event, entry, record, wait_until
 from gevent.monkey import get_original
 from gevent.os import fork as gevent_fork
 from gevent.os import fork_and_watch, waitpid
@@ -288,6 +288,26 @@ def test_one_that_fails_after_a_fork_keeps_no_other_from_letting_go(
     assert in_child(gevent_fork, tell) == [False, 0, 2]
     assert (rover.started, pool.size) == (True, 3)
     failing.clear()
+
+
+def test_a_rover_of_a_thread_that_ended_forks_without_an_error(
+    slot_server: Callable[..., SlotServer], closing: Any, caplog: Any
+) -> None:
+    rover = closing(Rover({"a": entry(slot_server())}, roving_interval=0.02))
+    events = record(rover)
+
+    def rove_with_a_hub_of_its_own() -> None:
+        try:
+            with rover:
+                wait_until(lambda: len(events) >= 6)
+        finally:
+            gevent.get_hub().destroy(destroy_loop=True)
+
+    gevent.get_hub().threadpool.apply(rove_with_a_hub_of_its_own)
+    assert in_child(gevent_fork, lambda: [r.getMessage() for r in caplog.records]) == []
+    for _, keywords in events:
+        if "socket" in keywords:
+            keywords["socket"]._sock.close()  # Its own close() would ask that thread's hub.
 
 
 def test_waiters_are_dropped_in_the_child_and_served_in_the_parent(closing: Any) -> None:

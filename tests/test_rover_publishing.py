@@ -8,7 +8,7 @@ from typing import Any
 
 import gevent
 import pytest
-from conftest import Event, Listener, Reported, entry, wait_until
+from conftest import Event, Listener, Reported, entry, living_greenlets, wait_until
 from gevent import get_hub
 from gevent.event import Event as Flag
 from gevent.server import StreamServer
@@ -367,7 +367,7 @@ def test_a_receiver_that_kills_its_greenlet_costs_its_own_attempt_only(
         gevent.sleep(0.01)
     assert len(killed) >= 30
     rover.stop()
-    wait_until(lambda: not len(rover._couriers))
+    wait_until(lambda: not rover._couriers.greenlets)
 
 
 def test_greenlets_killed_by_somebody_else_leave_a_rover_that_works(
@@ -386,10 +386,12 @@ def test_greenlets_killed_by_somebody_else_leave_a_rover_that_works(
 def test_a_stopped_rover_has_no_greenlet_left(
     rover_of: Rovers, slot_server: Callable[..., SlotServer]
 ) -> None:
-    rover, events = rover_of({"a": entry(slot_server())}, roving_interval=0.01)
+    rover, events = rover_of({"a": entry(slot_server(lambda *args: None))}, roving_interval=0.01)
+    before = living_greenlets()
     for _ in range(3):
         rover.start()
         events.clear()
         wait_until(lambda: len(events) >= 6)
+        assert living_greenlets() > before
         rover.stop()
-        wait_until(lambda: not len(rover._couriers))
+        wait_until(lambda: living_greenlets() <= before)
