@@ -17,6 +17,7 @@ from gevent.event import Event
 from gevent_rover.addresses import Address, addresses_of, known_address
 from gevent_rover.errors import InvalidServerError, ResourceError, RoverError, TLSError
 from gevent_rover.forks import check_fork
+from gevent_rover.pacing import MOMENT
 from gevent_rover.protocol import bytes_needed, decode_slot_line
 from gevent_rover.registry import Server
 from gevent_rover.sockets import INTERNET, close_now, raw_of, reader_of
@@ -24,9 +25,6 @@ from gevent_rover.sockets import INTERNET, close_now, raw_of, reader_of
 #: Seconds until the next address of a name gets its chance: the Connection
 #: Attempt Delay that RFC 8305 (section 5) recommends.
 ATTEMPT_DELAY: Final = 0.25
-
-# Seconds until an attempt that is still waiting is looked at more closely.
-_MOMENT: Final = 0.1
 
 _READ: Final = 1
 _WRITE: Final = 2
@@ -114,7 +112,7 @@ class Dial:
         reader = reader_of(sock)
         reader.start(self._look)
         self._watchers.append(reader)
-        self._start_timer(min(self.timeout, _MOMENT), self._look_late, monotonic() + self.timeout)
+        self._start_timer(min(self.timeout, MOMENT), self._look_late, monotonic() + self.timeout)
         return True
 
     def abandon(self) -> None:
@@ -179,7 +177,7 @@ class Dial:
         return True
 
     def _look_late(self, deadline: float) -> None:
-        """Look what keeps the attempt, after a moment and when the deadline passes."""
+        """Look what keeps the attempt, once it hangs and when the deadline passes."""
         # What arrived in time, but while the hub was busy, isn't late.
         if self._look():
             return

@@ -56,9 +56,7 @@ class Publisher:
         self._unreachable: set[str] = set()  # ids, for the log
         self._latest: tuple[str | None, Outcome, Exception | None] | None = None
 
-    def publish(
-        self, rover: Any, flight: Flight, outcome: Outcome, servers: dict[str, Server]
-    ) -> None:
+    def publish(self, rover: Any, flight: Flight, outcome: Outcome) -> None:
         """Log an outcome and send its signals; close the socket unless somebody owns it then.
 
         :raises RoverError: the outcome is an error, and ``error`` has no live receiver.
@@ -79,7 +77,7 @@ class Publisher:
         flight.published = sock
         try:
             # A log's handlers may switch, too, and be killed meanwhile.
-            self._log_outcome(outcome, id, server, failure, servers)
+            self._log_outcome(outcome, id, server, failure, rover.servers)
             if outcome == "connection":
                 for returned in deliver(connection, rover, slot=slot, socket=sock):
                     if returned:

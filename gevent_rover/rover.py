@@ -265,7 +265,7 @@ class Rover(Forkable):
                 raise GreenletExit
             flight.publisher = getcurrent()
             flight.elapsed = monotonic() - flight.began
-            self._publisher.publish(self, flight, flight.outcome(self.servers), self.servers)
+            self._publisher.publish(self, flight, flight.outcome(self.servers))
         finally:
             if flight.publisher is None:
                 flight.abandon()
@@ -334,7 +334,7 @@ class Rover(Forkable):
         outcome = flight.outcome(self.servers)
         self._pace(outcome, flight)
         try:
-            self._publisher.publish(self, flight, outcome, self.servers)
+            self._publisher.publish(self, flight, outcome)
         except Exception:
             get_hub().handle_error(self, *sys.exc_info())
         finally:

@@ -183,7 +183,7 @@ class SlotServer(StreamServer):
                 raw = raw_of(socket)
                 if raw.family in INTERNET:
                     raw.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-                _say(socket, encode_slot_line(slot))
+                _say(socket, raw, encode_slot_line(slot))
             except OSError:
                 return  # The client is gone before it had its slot line.
             self._handle_slot(slot, socket, address)
@@ -196,11 +196,11 @@ class SlotServer(StreamServer):
                 slots.free(slot)
 
 
-def _say(socket: gevent_socket.socket, line: bytes) -> None:
+def _say(socket: gevent_socket.socket, raw: _socket.socket, line: bytes) -> None:
     if type(socket) is gevent_socket.socket:
         # Nothing is in the buffer yet, so there is room. gevent's sendall costs
         # more than the system call.
-        line = line[raw_of(socket).send(line) :]
+        line = line[raw.send(line) :]
     if line:
         socket.sendall(line)
 
