@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 
@@ -47,6 +47,7 @@ DEV = [
     *TEST,
     ATHERIS,
     "coverage>=7.10",  # the first with "patch = subprocess"
+    "import-linter==2.17",
     "mypy==2.4.1",
     "pre-commit>=4",
     "ruff==0.17.6",
@@ -82,10 +83,10 @@ setup(
         "Typing :: Typed",
     ],
     python_requires=">=3.10",
-    packages=["gevent_rover"],
+    packages=find_packages(include=["gevent_rover", "gevent_rover.*"]),
     package_data={"gevent_rover": ["py.typed"]},
     zip_safe=False,
     install_requires=INSTALL,
     extras_require={"test": TEST, "bench": BENCH, "dev": DEV},
-    entry_points={"console_scripts": ["gevent-rover = gevent_rover.cli:main"]},
+    entry_points={"console_scripts": ["gevent-rover = gevent_rover.command.main:main"]},
 )

@@ -11,16 +11,24 @@ from gevent_rover.errors import (
     RoverError,
     TLSError,
 )
-from gevent_rover.pool import SlotPool
-from gevent_rover.registry import Server
-from gevent_rover.rover import Rover
-from gevent_rover.server import SlotServer
-from gevent_rover.signals import Attempt, Slot, attempt, connection, error, unreachable
-from gevent_rover.slots import Slots
+from gevent_rover.models import Attempt, Server, Slot
+from gevent_rover.policy.choice import Choice, LowestSlot
+from gevent_rover.policy.entry import Entry
+from gevent_rover.policy.slots import Slots
+from gevent_rover.pooling.pool import SlotPool
+from gevent_rover.registry import check_server, parse_listener, parse_server
+from gevent_rover.roving.rover import Rover
+from gevent_rover.roving.supply import Demand, Supply
+from gevent_rover.serving.server import SlotServer
+from gevent_rover.signals import attempt, connection, error, unreachable
 
 __all__ = [
     "Attempt",
+    "Choice",
+    "Demand",
+    "Entry",
     "InvalidServerError",
+    "LowestSlot",
     "NoServersError",
     "PoolClosed",
     "PoolError",
@@ -34,10 +42,14 @@ __all__ = [
     "SlotPool",
     "SlotServer",
     "Slots",
+    "Supply",
     "TLSError",
     "attempt",
+    "check_server",
     "connection",
     "error",
+    "parse_listener",
+    "parse_server",
     "unreachable",
 ]
 

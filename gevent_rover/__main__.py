@@ -2,6 +2,6 @@
 
 import sys
 
-from gevent_rover.cli import main
+from gevent_rover.command.main import main
 
 sys.exit(main())

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from gevent_rover.registry import Server
+from gevent_rover.models import Server
 
 
 class RoverError(Exception):
-    """Something is wrong that trying another server doesn't explain.
+    """A fault that a person must fix: in the configuration, trust, protocol or local resources.
 
-    The base class of what the ``error`` signal carries. The exception that
-    caused it, if there is one, is its ``__cause__``.
+    An outage is none of these: the server is ``unreachable`` then. This is the base
+    class of what the ``error`` signal carries. The exception that caused it, if
+    there is one, is its ``__cause__``.
 
     :param message: what is wrong, in one line that names the culprit.
     :param id: the registry's id of the server concerned, if there is one.

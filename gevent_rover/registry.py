@@ -1,36 +1,22 @@
-"""What an entry of the registry is, and how one is picked at random."""
+"""What an entry of the registry may be, and how one is written as text."""
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 import sys
-from collections.abc import Collection
-from random import Random
-from typing import Any, Final, TypedDict
+from collections.abc import Mapping
+from typing import Any, Final
 
-from gevent_rover.errors import InvalidServerError, NoServersError
+from gevent_rover.errors import InvalidServerError
+from gevent_rover.models import Server
 
 # The size of sockaddr_un.sun_path: unix(7) on Linux, 104 on the BSDs and macOS.
 _MAX_PATH: Final = 108 if sys.platform == "linux" else 104
 
 _TCP_KEYS: Final = frozenset({"host", "port"})
 _KEYS: Final = frozenset({"host", "port", "path", "server_hostname"})
-
-
-class Server(TypedDict, total=False):
-    """One entry of the registry: ``host`` and ``port``, or ``path``.
-
-    Entries are replaced, never changed in place.
-    """
-
-    #: A host name, or a literal IPv4 or IPv6 address (``fe80::1%eth0`` too).
-    host: str
-    #: 1 to 65535.
-    port: int
-    #: A Unix domain socket; a leading NUL byte makes it an abstract name (Linux).
-    path: str
-    #: The name that the server's certificate must have. Default: ``host``.
-    server_hostname: str
 
 
 def check_server(server: Any, id: str | None = None) -> None:
@@ -43,6 +29,67 @@ def check_server(server: Any, id: str | None = None) -> None:
     problem = _problem_of(server)
     if problem is not None:
         raise InvalidServerError(f"invalid server {id!r}: {problem}", id=id, server=server)
+
+
+def parse_server(text: str) -> tuple[str, Server]:
+    """Return the id and the entry that a text stands for.
+
+    ``HOST:PORT`` (a name or an IPv4 address), ``[IPv6]:PORT``, ``unix:PATH``, or
+    ``unix:@NAME`` for an abstract name (Linux); each with ``ID=`` in front, if it's
+    to have another id than its own text. An ID doesn't begin with ``unix:``.
+
+    :raises InvalidServerError: it stands for none; the message names the culprit.
+    """
+    id, where = text, text
+    # A path may have a "=" of its own.
+    if "=" in text and not text.startswith("unix:"):
+        id, _, where = text.partition("=")
+        if not id:
+            raise InvalidServerError(f"empty ID in {text!r}")
+    server: Server
+    if where.startswith("unix:"):
+        path = where.removeprefix("unix:")
+        if path in ("", "@"):
+            raise InvalidServerError(f"empty path in {text!r}", id=id)
+        server = {"path": "\0" + path[1:] if path.startswith("@") else path}
+    else:
+        host, port = _host_and_port(where)
+        server = {"host": host, "port": port}
+    check_server(server, id)
+    return id, server
+
+
+def parse_listener(text: str) -> tuple[str, int]:
+    """Return the host and the port of ``HOST:PORT``, where to listen; port 0 is any free one.
+
+    :raises InvalidServerError: it isn't one; the message names the culprit.
+    """
+    host, port = _host_and_port(text)
+    check_server({"host": host, "port": port or 1}, text)
+    return host, port
+
+
+def server_gone(servers: Mapping[str, Server], id: str, server: Server) -> bool:
+    """Tell whether a server left the registry, or changed in it, since ``server`` was its entry."""
+    now = servers.get(id)
+    return now is not server and now != server
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not host or (":" in host and not bracketed):
+        raise InvalidServerError(f"expected HOST:PORT or [IPv6]:PORT, got {text!r}")
+    # int() alone is no check: it takes "+80", "8_0" and digits of every script.
+    if re.fullmatch("[0-9]{1,5}", port) is None or int(port) > 65535:
+        raise InvalidServerError(f"port must be a number up to 65535, got {text!r}")
+    if bracketed:
+        host = host[1:-1]
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            raise InvalidServerError(f"not an IPv6 address in {text!r}") from None
+    return host, int(port)
 
 
 def _problem_of(server: Any) -> str | None:
@@ -105,59 +152,3 @@ def _problem_of_path(path: Any) -> str | None:
     if size > (_MAX_PATH if abstract else _MAX_PATH - 1):
         return f"path is longer than {_MAX_PATH - 1} bytes: {path!r}"
     return None
-
-
-class Picker:
-    """Picks an id of a registry at random.
-
-    A forked child needs one of its own, or its picks are in step with its parent's.
-    """
-
-    def __init__(self) -> None:
-        # A generator of its own: a seed that the application sets isn't for us. The
-        # operating system's would cost a system call for each pick.
-        self._random = Random().random
-        self._ids: list[str] = []
-        self._picks_left = 0
-
-    def pick(self, servers: dict[str, Server]) -> tuple[str, Server]:
-        """Return a random id of ``servers`` and its entry.
-
-        Other greenlets and native threads may change ``servers`` meanwhile.
-        ``list(servers)`` is atomic, but takes some 70 µs for 10,000 servers, more
-        than half of an attempt. So a list of n ids serves up to n // 256
-        picks more, while the number of servers stays the same.
-
-        :raises NoServersError: it is empty.
-        """
-        while True:
-            if self._picks_left <= 0 or len(self._ids) != len(servers):
-                self._ids = list(servers)
-                self._picks_left = len(self._ids) // 256
-                if not self._ids:
-                    raise NoServersError("the registry has no servers")
-            else:
-                self._picks_left -= 1
-            id = self._ids[int(self._random() * len(self._ids))]
-            try:
-                return id, servers[id]
-            except KeyError:
-                # Dropped since the list was made: look again.
-                self._picks_left = 0
-
-    def pick_other(
-        self, servers: dict[str, Server], left_out: Collection[str]
-    ) -> tuple[str, Server] | None:
-        """Return a random id that isn't ``left_out``, and its entry; None if there is none."""
-        for _ in range(4 if servers else 0):
-            id, server = self.pick(servers)
-            if id not in left_out:
-                return id, server
-        others = [id for id in list(servers) if id not in left_out]
-        while others:
-            id = others.pop(int(self._random() * len(others)))
-            try:
-                return id, servers[id]
-            except KeyError:
-                pass  # Dropped meanwhile.
-        return None

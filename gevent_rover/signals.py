@@ -1,17 +1,14 @@
-"""The named signals, what they carry, and how they are sent."""
+"""The named signals, and how they are sent."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from inspect import iscoroutine
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from blinker import NamedSignal, Namespace
 from gevent import get_hub
-
-from gevent_rover.registry import Server
 
 _namespace: Final = Namespace()
 
@@ -23,11 +20,11 @@ connection: Final = _namespace.signal(
 )
 unreachable: Final = _namespace.signal(
     "unreachable",
-    """No slot could be had from a server. Keywords: ``id`` and ``server``.""",
+    """No slot could be had from a server: an outage. Keywords: ``id`` and ``server``.""",
 )
 error: Final = _namespace.signal(
     "error",
-    """Something is wrong that trying another server doesn't explain.
+    """A fault that a person must fix: configuration, trust, protocol, local resources.
 
     Keyword: ``error`` (a :class:`RoverError`).""",
 )
@@ -38,40 +35,6 @@ attempt: Final = _namespace.signal(
 
 #: The signals by name, for :meth:`Rover.on`.
 SIGNALS: Final[dict[str, NamedSignal]] = dict(_namespace)
-
-
-class Slot(int):
-    """A slot: an ``int`` that also knows the server it is a slot of."""
-
-    server_id: str
-    #: The registry's own entry of that server.
-    server: Server
-
-    def __new__(cls, slot: int, server_id: str, server: Server) -> Slot:
-        self = int.__new__(cls, slot)
-        self.server_id = server_id
-        self.server = server
-        return self
-
-    def __getnewargs__(self) -> tuple[int, str, Server]:  # type: ignore[override]
-        return int(self), self.server_id, self.server
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """How one attempt ended."""
-
-    #: The id of the server that was picked; None when there was none.
-    id: str | None
-    #: The registry's own entry of that server.
-    server: Server | None
-    outcome: Literal["connection", "unreachable", "error", "discarded"]
-    #: The slot that arrived; None with every outcome but ``"connection"``.
-    slot: Slot | None
-    #: Why there is no connection; None with ``"connection"`` and ``"discarded"``.
-    error: Exception | None
-    #: Seconds from the pick to the outcome.
-    elapsed: float
 
 
 def deliver(signal: NamedSignal, sender: object, **keywords: Any) -> Iterator[bool]:

@@ -130,8 +130,8 @@ def seeds() -> Iterator[bytes]:
 
 
 def protocol_of(path: Path) -> ModuleType:
-    """Import a file as if it were gevent_rover.protocol."""
-    spec = importlib.util.spec_from_file_location("gevent_rover.protocol", path)
+    """Import a file as if it were gevent_rover.policy.protocol."""
+    spec = importlib.util.spec_from_file_location("gevent_rover.policy.protocol", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

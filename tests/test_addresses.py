@@ -18,7 +18,7 @@ from gevent import get_hub, socket
 from gevent.server import StreamServer
 
 from gevent_rover import ResourceError, Rover, Server
-from gevent_rover.addresses import Address
+from gevent_rover.net.addresses import Address
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -111,7 +111,7 @@ def site(closing: Closing, monkeypatch: pytest.MonkeyPatch) -> Site:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the next address wait for ever, unless one fails."""
-    monkeypatch.setattr("gevent_rover.dial.ATTEMPT_DELAY", 3600.0)
+    monkeypatch.setattr("gevent_rover.net.race.ATTEMPT_DELAY", 3600.0)
 
 
 def peer_of(events: list[Event]) -> str:
@@ -190,7 +190,7 @@ def test_families_alternate_and_the_resolvers_first_is_first(
 def test_an_address_that_comes_twice_is_tried_once(
     rover_of: Rovers, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gevent_rover.dial.ATTEMPT_DELAY", 0.01)
+    monkeypatch.setattr("gevent_rover.net.race.ATTEMPT_DELAY", 0.01)
     site.swallows("127.0.0.2")
     entry = site.entry(*["127.0.0.2", "::ffff:127.0.0.2"] * 3)
     rover, _ = rover_of({"a": entry}, timeout=0.3)
@@ -306,7 +306,7 @@ def test_two_that_answer_in_the_same_step_leave_one(
     rover_of: Rovers, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Both have connected before the hub looks again.
-    monkeypatch.setattr("gevent_rover.dial.ATTEMPT_DELAY", 0.0)
+    monkeypatch.setattr("gevent_rover.net.race.ATTEMPT_DELAY", 0.0)
     site.answers("127.0.0.2")
     site.answers("127.0.0.3")
     rover, events = rover_of({"a": site.entry("127.0.0.2", "127.0.0.3")})
@@ -377,7 +377,7 @@ def descriptors_left(count: int) -> Iterator[None]:
 def test_a_servers_error_is_reported_before_one_of_ours(
     rover_of: Rovers, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gevent_rover.dial.ATTEMPT_DELAY", 0.01)
+    monkeypatch.setattr("gevent_rover.net.race.ATTEMPT_DELAY", 0.01)
     listener = site.swallows("127.0.0.2")
     rover, events = rover_of({"a": site.entry("127.0.0.2", "127.0.0.3")}, timeout=20.0)
     gevent.sleep(0.01)
@@ -410,7 +410,7 @@ def test_only_errors_of_ours_are_an_error(rover_of: Rovers, site: Site) -> None:
 def test_a_race_killed_at_any_switch_leaves_no_descriptor(
     rover_of: Rovers, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gevent_rover.dial.ATTEMPT_DELAY", 0.02)
+    monkeypatch.setattr("gevent_rover.net.race.ATTEMPT_DELAY", 0.02)
     site.swallows("127.0.0.2")
     site.swallows("127.0.0.3")
     site.answers("127.0.0.5", b"1")
@@ -438,7 +438,7 @@ def test_stop_closes_all_that_race(rover_of: Rovers, site: Site) -> None:
 
 
 def test_addresses_are_what_connect_takes(site: Site) -> None:
-    from gevent_rover.addresses import addresses_of
+    from gevent_rover.net.addresses import addresses_of
 
     v4: list[Address] = [(socket.AF_INET, (f"127.0.0.{n}", site.port)) for n in (1, 2, 3)]
     entry = site.entry("::1", "127.0.0.1", "127.0.0.2", "127.0.0.3", "::1")

@@ -12,7 +12,7 @@ from conftest import entry, wait_until
 from gevent import socket
 
 from gevent_rover import PoolError, PoolTimeout, Rover, Server, SlotPool, Slots, SlotServer
-from gevent_rover.pacing import MAX_PROBES
+from gevent_rover.policy.health import MAX_PROBES
 
 SlotServers = Callable[..., SlotServer]
 Servers = Callable[..., Server]

@@ -415,7 +415,7 @@ def test_a_lookup_killed_by_somebody_else_ends_its_attempt_and_nothing_more(
     call = gevent.spawn(rover.connect)
     rover.start()
     wait_until(lambda: rover.pending == 2 and resolver.asked)
-    loop = rover._loop
+    loop = rover._loop.greenlet
     gevent.killall([g for g in living_greenlets() - before if g is not call and g is not loop])
     wait_until(lambda: rover.pending == 0)
     assert isinstance(call.get(), gevent.GreenletExit)

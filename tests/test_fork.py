@@ -19,7 +19,8 @@ from gevent.os import fork as gevent_fork
 from gevent.os import fork_and_watch, waitpid
 from gevent.subprocess import check_output
 
-from gevent_rover import PoolTimeout, Rover, Server, SlotPool, SlotServer, forks
+from gevent_rover import PoolTimeout, Rover, Server, SlotPool, SlotServer
+from gevent_rover.net import forks
 
 FORKS: dict[str, Callable[[], int]] = {
     "gevent": gevent_fork,

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from fuzz_protocol import check, seeds
 
-from gevent_rover import protocol
+from gevent_rover.policy import protocol
 
 RUNS = int(os.environ.get("ROVER_FUZZ_RUNS", "1000000"))
 SECONDS = 60 + RUNS // 5000

@@ -915,8 +915,17 @@ def test_a_rover_whose_wanted_is_taken_gets_no_pool() -> None:
     assert wanted_by(rover) == 1
 
 
-def test_close_leaves_a_wanted_alone_that_is_not_the_pools(roving: tuple[Rover, SlotPool]) -> None:
+@pytest.mark.parametrize("wanted", [None, lambda: 7], ids=["none", "a callable"])
+def test_wanted_is_the_pools_until_it_is_closed(
+    roving: tuple[Rover, SlotPool], wanted: Callable[[], int] | None
+) -> None:
     rover, pool = roving
+    with pytest.raises(PoolError, match="has a pool"):
+        rover.wanted = wanted
+    assert wanted_by(rover) == pool.deficit == 3
+    with pytest.raises(PoolError, match="has a pool"):
+        SlotPool(rover)
+    pool.close()
     rover.wanted = lambda: 7
     pool.close()
     assert wanted_by(rover) == 7

@@ -298,8 +298,9 @@ class PoolMachine(RuleBasedStateMachine):
         for connection in list(self.model.kept):
             if self.servers.get(connection.slot.server_id) != connection.slot.server:
                 self.model.retire(connection)
-        if self.rover._on_tick is not None:
-            self.rover._on_tick()
+        self.rover.start()  # a tick at once,
+        gevent.sleep(0)
+        self.rover.stop()  # and the attempts that it began, given up
 
     @precondition(lambda self: not self.model.closed and len(self.connections) > 20)
     @rule()

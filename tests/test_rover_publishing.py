@@ -367,7 +367,7 @@ def test_a_receiver_that_kills_its_greenlet_costs_its_own_attempt_only(
         gevent.sleep(0.01)
     assert len(killed) >= 30
     rover.stop()
-    wait_until(lambda: not rover._couriers.greenlets)
+    wait_until(lambda: not rover._loop.publishers)
 
 
 def test_greenlets_killed_by_somebody_else_leave_a_rover_that_works(
@@ -378,7 +378,7 @@ def test_greenlets_killed_by_somebody_else_leave_a_rover_that_works(
     for _ in range(5):
         before = len(events)
         wait_until(lambda before=before: len(events) > before)  # type: ignore[misc]
-        gevent.killall(rover._couriers.greenlets)
+        gevent.killall(rover._loop.publishers)
     before = len(events)
     wait_until(lambda: len(events) > before)
 

@@ -11,7 +11,7 @@ from conftest import Event, Listener, Reported, entry, open_descriptors, wait_un
 from gevent import socket
 
 from gevent_rover import Rover, Server, SlotServer
-from gevent_rover.pacing import MAX_FAILURES
+from gevent_rover.policy.pacing import MAX_FAILURES
 
 Rovers = Callable[..., tuple[Rover, list[Event]]]
 Servers = Callable[..., Server]

@@ -46,8 +46,8 @@ from gevent_rover import (
     SlotServer,
     TLSError,
 )
-from gevent_rover.pool import SlotPool
-from gevent_rover.tls import is_unreachable, wrap
+from gevent_rover.pooling.pool import SlotPool
+from gevent_rover.net.tls import is_unreachable, wrap
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -936,7 +936,7 @@ def test_key_updates_do_not_evict_an_idle_socket(
     gevent.sleep(0.1)
     tell(b"7")
     attempt.get(timeout=10)
-    (arrived,) = pool._by_socket.values()
+    (arrived,) = pool._stock.by_socket.values()
     sock = arrived.socket
     received = read_counter(sock)
     assert pool.slots() == [(7, False)]

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 from gevent import Greenlet
 from gevent import socket as gevent_socket
 
-from gevent_rover.registry import Server
+from gevent_rover.models import Server
 
 #: What a socket is connected to: its family, and the address as ``connect`` takes it.
 Address: TypeAlias = "tuple[int, Any]"

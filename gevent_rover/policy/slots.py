@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from heapq import heappop, heappush
+from typing import Any, Final
+
+from gevent_rover.checks import Checked, check_count
+
+# Leaves room for thousands of slots among the 19 digits that a slot line may have.
+_MOST: Final = 10**15
+
+
+def _check_limit(name: str, value: Any) -> int | None:
+    return None if value is None else check_count(name, value)
 
 
 class Slots:
@@ -13,20 +24,19 @@ class Slots:
     :param offset: the lowest slot. Processes that share a port use
         ``offset=i, stride=n``, or every one of them hands out a slot 0.
     :param limit: how many slots may be taken at a time (default: any number).
-    :raises ValueError: a stride or limit below 1, an offset below 0.
+    :raises ValueError: a stride or limit that isn't an int of at least 1, an offset below
+        0, a stride or offset above 10**15. ``stride`` and ``limit`` may be assigned later
+        and raise the same.
 
     Not for several native threads at a time. Neither method switches greenlets.
     """
 
+    stride = Checked(partial(check_count, most=_MOST), 1)
+    limit = Checked(_check_limit, None)
+
     def __init__(self, *, stride: int = 1, offset: int = 0, limit: int | None = None) -> None:
-        if stride < 1:
-            raise ValueError(f"stride must be at least 1, got {stride!r}")
-        if offset < 0:
-            raise ValueError(f"offset must be at least 0, got {offset!r}")
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit must be at least 1 or None, got {limit!r}")
+        self._offset = check_count("offset", offset, least=0, most=_MOST)
         self.stride = stride
-        self.offset = offset
         self.limit = limit
         self._taken: set[int] = set()
         self._freed: list[int] = []  # a heap; every number in it is below _next
@@ -35,6 +45,11 @@ class Slots:
     def __repr__(self) -> str:
         limit = "" if self.limit is None else f"/{self.limit}"
         return f"<Slots stride={self.stride} offset={self.offset} taken={len(self._taken)}{limit}>"
+
+    @property
+    def offset(self) -> int:
+        """The lowest slot."""
+        return self._offset
 
     def __len__(self) -> int:
         """Return how many slots are taken."""

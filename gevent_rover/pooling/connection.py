@@ -10,14 +10,14 @@ from gevent import get_hub
 from gevent import socket as gevent_socket
 from gevent.monkey import get_original
 
-from gevent_rover.ranking import Ranked
-from gevent_rover.sockets import close_now, close_whole
+from gevent_rover.net.sockets import READ, close_now, close_whole, what_arrived
+from gevent_rover.policy.entry import Entry
 
 # The real one, in patched processes, too: it's asked with a timeout of 0 only.
 _poll: Final = get_original("select", "poll")
 
 
-class Pooled(Ranked):
+class PooledConnection(Entry):
     """A connection of a pool, with what is needed to watch it."""
 
     __slots__ = ("arrived", "leases", "plain", "poll", "socket", "watcher")
@@ -29,25 +29,29 @@ class Pooled(Ranked):
         self.leases = 0  # how often it was leased: tells one lease from the next
         self.arrived = monotonic()
         descriptor = socket.fileno()
-        self.watcher = get_hub().loop.io(descriptor, 1)
+        self.watcher = get_hub().loop.io(descriptor, READ)
         poll = _poll()
         poll.register(descriptor, _POLLIN)
         self.poll = poll.poll
 
-    def is_silent(self) -> bool:
-        """Tell whether the connection is open and nothing can be read from it.
+    def __str__(self) -> str:
+        of = "" if self.server_id is None else f" of {self.server_id!r}"
+        return f"slot {int(self.slot)}{of}"
+
+    def disturbance(self) -> str | None:
+        """Return what keeps the connection from being leased; None: it's open and silent.
 
         A poll object of its own for each connection costs a third of a
         ``recv`` with MSG_PEEK, which raises in the case that matters.
         """
-        if self.plain:
-            return not (self.poll(0) or self.socket.closed)  # type: ignore[attr-defined]
         if self.socket.closed:  # type: ignore[attr-defined]
-            return False
+            return "its user closed it"
+        if self.plain:
+            return what_arrived(self.socket) if self.poll(0) else None
         # TLS: not all that can be read is data. Imported late, as in dial.
-        from gevent_rover.tls import is_silent
+        from gevent_rover.net.tls import what_arrived_in
 
-        return is_silent(self.socket)
+        return what_arrived_in(self.socket)
 
     def close(self) -> None:
         """Close the connection, even if a ``makefile()`` of its user is still open."""

@@ -10,6 +10,10 @@ from gevent import socket as gevent_socket
 #: The address families of TCP, the only sockets here that have TCP_NODELAY.
 INTERNET: Final = frozenset({_socket.AF_INET, _socket.AF_INET6})
 
+#: What a gevent watcher of a descriptor waits for.
+READ: Final = 1
+WRITE: Final = 2
+
 
 def raw_of(sock: gevent_socket.socket) -> _socket.socket:
     """Return the non-blocking socket inside a gevent socket.
@@ -27,6 +31,50 @@ def reader_of(sock: gevent_socket.socket) -> Any:
     Using it instead of one more saves 0.8 µs of the 37 µs that an attempt takes.
     """
     return sock._read_event  # type: ignore[attr-defined]
+
+
+def what_arrived(sock: gevent_socket.socket) -> str:
+    """Return what makes a connection readable on which nothing should arrive, in words.
+
+    It leaves what there is to read.
+    """
+    try:
+        data = raw_of(sock).recv(1, _socket.MSG_PEEK)
+    except OSError as exc:
+        return f"it ended ({exc.strerror})"
+    return "bytes arrived that nobody asked for" if data else "it ended"
+
+
+def peer_gone(sock: Any) -> bool:
+    """Tell whether the other end of a connection has gone, as far as the kernel knows.
+
+    Over TCP it's gone once it answered with a reset; that it will send no more says
+    nothing. False for a socket that this end has closed.
+    """
+    try:
+        raw = raw_of(sock)
+        if raw.fileno() < 0:
+            return False
+        if raw.family in INTERNET:
+            raw.getpeername()
+            return False
+        return not raw.recv(1, _socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def end_whole(sock: Any) -> None:
+    """End a connection for its peer, whoever has a copy of the descriptor, and close it.
+
+    ``close()`` alone leaves the connection as it is while a forked process has one.
+    """
+    try:
+        raw_of(sock).shutdown(_socket.SHUT_RDWR)
+    except OSError:
+        pass  # It isn't connected any more.
+    close_whole(sock)
 
 
 def close_whole(sock: Any) -> None:

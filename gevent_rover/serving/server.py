@@ -5,33 +5,39 @@ from __future__ import annotations
 import _socket
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, TypeAlias
 
-from gevent import Greenlet
+from gevent import Greenlet, getcurrent
 from gevent import socket as gevent_socket
 from gevent.pool import Group, Pool
 from gevent.server import StreamServer
 from gevent.timeout import Timeout
 
-from gevent_rover.protocol import encode_slot_line
-from gevent_rover.slots import Slots
-from gevent_rover.sockets import INTERNET, close_whole, raw_of
+from gevent_rover.checks import Checked, check_count, check_seconds, check_timeout
+from gevent_rover.net.forks import Forkable, check_fork
+from gevent_rover.net.interrupts import calls_out, put_off
+from gevent_rover.net.sockets import INTERNET, peer_gone, raw_of
+from gevent_rover.policy.protocol import encode_slot_line
+from gevent_rover.policy.slots import Slots
+from gevent_rover.serving.connections import Connections
 
-# handle(slot, socket, address)
 _log: Final = logging.getLogger("gevent_rover.server")
 _log.addHandler(logging.NullHandler())
 
+# handle(slot, socket, address)
 _Handle: TypeAlias = Callable[[int, gevent_socket.socket, Any], object]
 
 
-class SlotServer(StreamServer):
+class SlotServer(StreamServer, Forkable):
     """A server that says each connection's slot first, then runs ``handle``.
 
     :param listener: an address (``("127.0.0.1", 0)``), or a socket that listens.
     :param handle: called as ``handle(slot, socket, address)`` in a greenlet of
-        its own for each connection. When it returns or raises, the socket is
-        closed and then the slot is given back. What it raises is reported by
-        gevent, and the server goes on.
+        its own for each connection. When it returns or raises, the connection ends,
+        even if a forked process has a copy of it, and then the slot is given back.
+        What it raises is reported by gevent, and the server goes on; but a
+        ``ConnectionError`` after its client has gone is a line in the log, at DEBUG.
     :param slots: where the slots come from (default: a new ``Slots()``). A
         connection that gets none, because of its limit, is closed.
     :param ssl_context: makes it TLS: an ``ssl.SSLContext`` for servers, gevent's
@@ -43,6 +49,12 @@ class SlotServer(StreamServer):
         ``spawn`` is a new ``Pool`` by default, so that :meth:`stop` ends the
         handlers, too.
     :raises TypeError: ``handle`` isn't callable, or ``ssl_context`` can't be used.
+    :raises ValueError: ``backlog`` or a ``spawn`` that is a number is out of range.
+
+    In a forked child it is stopped: it has closed its copies of all connections, by
+    ``close()`` alone, and of the listener, unless that was passed in. In the parent
+    nothing changes. :meth:`start` starts it afresh in the child, on the same address;
+    that works with a listener that was passed in, or once the parent has let go of it.
 
     :meth:`stop` stops accepting, lets the handlers finish for ``timeout``
     seconds (default: 1) and then kills them. :meth:`start` works again
@@ -51,7 +63,10 @@ class SlotServer(StreamServer):
     """
 
     #: Seconds that a client has for the TLS handshake.
-    handshake_timeout = 10.0
+    handshake_timeout = Checked(check_seconds, 10.0)
+
+    #: Seconds that :meth:`stop` lets handlers finish; None: as long as it takes.
+    stop_timeout: Checked[float | None] = Checked(check_timeout, 1.0)  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -67,22 +82,29 @@ class SlotServer(StreamServer):
         for option in options.keys() - {"backlog", "spawn"}:
             # StreamServer would take it for an option of its own TLS.
             raise TypeError(f"unknown option {option!r}; for more of TLS, use ssl_context")
+        if "backlog" in options:
+            check_count("backlog", options["backlog"], least=0)
+        if isinstance(options.get("spawn"), int):
+            check_count("spawn", options["spawn"])
         self.slots = Slots() if slots is None else slots
         if certfile is not None and ssl_context is None:
             # Imported late: most processes never need it.
-            from gevent_rover.tls import server_context
+            from gevent_rover.net.tls import server_context
 
             ssl_context = server_context(certfile, keyfile)
         elif certfile is not None or keyfile is not None:
             raise TypeError("certfile (and keyfile) or ssl_context, not both")
         elif ssl_context is not None:
-            from gevent_rover.tls import check_server_context
+            from gevent_rover.net.tls import check_server_context
 
             check_server_context(ssl_context)
         self._ssl_context = ssl_context
         self._handshakes = Group()
+        self._connections = Connections()
+        self._given = hasattr(listener, "accept")  # whether the listener was passed in
         options.setdefault("spawn", Pool())
-        super().__init__(listener, handle, **options)  # type: ignore[arg-type]
+        StreamServer.__init__(self, listener, handle, **options)  # type: ignore[arg-type]
+        Forkable.__init__(self)
 
     def set_handle(self, handle: _Handle) -> None:  # type: ignore[override]
         """Change what is called for each connection from now on.
@@ -112,72 +134,100 @@ class SlotServer(StreamServer):
     def stop(self, timeout: float | None = None) -> None:
         """Stop accepting, end the handshakes, and let the handlers finish.
 
-        :param timeout: seconds until the handlers are killed (default: 1).
+        To call it on a POSIX signal, use ``gevent.signal_handler``: see
+        :meth:`Rover.stop`, which does the same.
+
+        :param timeout: seconds until the handlers are killed (default:
+            :attr:`stop_timeout`).
+        :raises ValueError: ``timeout`` isn't a number.
         """
+        if timeout is None:
+            timeout = self.stop_timeout
+        timeout = check_timeout("timeout", timeout)
+        check_fork()
+        if put_off(partial(Greenlet.spawn, self._stop_now, timeout)):
+            return
+        self._stop_now(timeout)
+
+    def _stop_now(self, timeout: float | None) -> None:
         self._handshakes.kill(block=False)
-        super().stop(timeout)
+        self.close()
+        if self.pool is not None:  # As in StreamServer, but None is for ever.
+            self.pool.join(timeout=timeout)
+            self.pool.kill(block=True, timeout=1)
 
     def do_handle(self, socket: gevent_socket.socket, address: Any) -> None:
         """Spawn :meth:`handle` as ``StreamServer`` does, but never leave the socket open.
 
         A greenlet that is killed before it began closes nothing by itself.
         """
+        check_fork()
+        self._connections.add(socket)
         if self._ssl_context is None:
             self._spawn_handle(socket, address)
         else:
             greenlet = self._handshakes.spawn(self._shake_hands, socket, address)
             # Nothing if the handshake took the descriptor over.
-            greenlet.rawlink(lambda greenlet: socket.close())
+            greenlet.rawlink(lambda greenlet: self._connections.end(socket))
 
     def _shake_hands(self, socket: gevent_socket.socket, address: Any) -> None:
-        from gevent_rover.tls import wrap
+        from gevent_rover.net.tls import wrap
 
         timeout = Timeout.start_new(self.handshake_timeout)
         secure = None
         try:
             secure = wrap(socket, self._ssl_context, server_side=True)
+            self._connections.replace(socket, secure)
             secure.do_handshake()
         except (OSError, Timeout) as exc:
             if secure is not None:
-                secure.close()
+                self._connections.end(secure)
             if isinstance(exc, Timeout) and exc is not timeout:
                 raise
             _log.debug("no TLS with %s: %s", address, exc)
             return  # A client that can't or won't is not our error.
         except BaseException:
             if secure is not None:
-                secure.close()
+                self._connections.end(secure)
             raise
         finally:
             timeout.close()
         if self.started:
             self._spawn_handle(secure, address)
         else:  # Stopped meanwhile.
-            secure.close()
+            self._connections.end(secure)
 
     def _spawn_handle(self, socket: gevent_socket.socket, address: Any) -> None:
         spawn: Any = self._spawn  # type: ignore[attr-defined]
-        handle: Any = self._handle  # type: ignore[attr-defined]
+        handle: Any = self._handle  # type: ignore[attr-defined]  # close() forgets it
         if spawn is None:
-            _run_and_close(handle, socket, address)
+            self._serve(handle, socket, address)
             return
         try:
-            greenlet = spawn(_run_and_close, handle, socket, address)
+            greenlet = spawn(self._serve, handle, socket, address)
         except BaseException:
-            socket.close()
+            self._connections.end(socket)
             raise
         if isinstance(greenlet, Greenlet):
-            greenlet.rawlink(lambda greenlet: socket.close())
+            self._connections.serve(socket, greenlet)
+            greenlet.rawlink(lambda greenlet: self._connections.end(socket))
 
+    def _serve(self, handle: Any, socket: gevent_socket.socket, address: Any) -> None:
+        try:
+            handle(socket, address)
+        finally:
+            self._connections.end(socket)
+
+    @calls_out
     def handle(self, socket: gevent_socket.socket, address: Any) -> None:
         """Serve one connection: take a slot, say it, run the handler, give it back.
 
         Without a slot it returns at once, and the caller closes the socket.
         """
-        slots = self.slots
-        slot = slots.take()
+        slot = self.slots.take()
         if slot is None:
             return
+        self._connections.give_slot(socket, partial(self.slots.free, slot))
         try:
             try:
                 raw = raw_of(socket)
@@ -186,14 +236,28 @@ class SlotServer(StreamServer):
                 _say(socket, raw, encode_slot_line(slot))
             except OSError:
                 return  # The client is gone before it had its slot line.
-            self._handle_slot(slot, socket, address)
-        finally:
-            # Closed first: a client that sees its connection end may come back
-            # at once, but must not find two connections with the same slot.
             try:
-                close_whole(socket)
-            finally:
-                slots.free(slot)
+                self._handle_slot(slot, socket, address)
+            except ConnectionError as exc:
+                # Perhaps that of a connection of the handler's own.
+                if not peer_gone(socket):
+                    raise
+                _log.debug("slot %d: its client %s has gone: %s", slot, address, exc)
+        finally:
+            self._connections.end(socket)
+
+    def _after_fork(self) -> None:
+        """Stop, in a forked child, and let go of the parent's connections and slots."""
+        greenlets = self._connections.abandon() + list(self._handshakes.greenlets)
+        self._handshakes = Group()
+        if self.started:
+            listener = self.__dict__.pop("socket") if self._given else None
+            self.close()
+            if listener is not None:
+                self.socket = listener
+        for greenlet in greenlets:
+            if greenlet is not getcurrent():
+                greenlet.kill(block=False)
 
 
 def _say(socket: gevent_socket.socket, raw: _socket.socket, line: bytes) -> None:
@@ -203,10 +267,3 @@ def _say(socket: gevent_socket.socket, raw: _socket.socket, line: bytes) -> None
         line = line[raw.send(line) :]
     if line:
         socket.sendall(line)
-
-
-def _run_and_close(handle: Any, socket: gevent_socket.socket, address: Any) -> None:
-    try:
-        handle(socket, address)
-    finally:
-        socket.close()

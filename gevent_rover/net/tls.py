@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from typing import Any
+from typing import Any, Final
 
 from gevent import socket as gevent_socket
 from gevent import ssl
@@ -11,12 +11,16 @@ from gevent.monkey import get_original
 
 SSLError = ssl.SSLError
 
+# What wrap() does instead, in patched and unpatched processes alike.
+_WRAPPERS: Final = (ssl.SSLContext.wrap_socket, get_original("ssl", "SSLContext").wrap_socket)
+_SOCKETS: Final = (ssl.SSLSocket, get_original("ssl", "SSLSocket"))
+
 
 def check_client_context(context: Any) -> None:
     """Check that ``context`` can be used for the client's side.
 
     :raises TypeError: it isn't an ``SSLContext`` of the standard library or of
-        gevent, or is one for servers only.
+        gevent, is one for servers only, or wraps sockets in a way of its own.
     """
     _check_context(context, "client", server_hostname="localhost")
 
@@ -34,6 +38,15 @@ def _check_context(context: Any, side: str, **options: Any) -> None:
     # returns in an unpatched process.
     if not isinstance(context, get_original("ssl", "SSLContext")):
         raise TypeError(f"ssl_context must be an ssl.SSLContext, got {context!r}")
+    for name, known in (("wrap_socket", _WRAPPERS), ("sslsocket_class", _SOCKETS)):
+        own = getattr(context, name)
+        if getattr(own, "__func__", own) not in known:
+            # It may check more than we know of (pinning), and nothing would say that
+            # it never ran.
+            raise TypeError(
+                f"ssl_context has a {name} of its own, {own!r}, which can't be used here:"
+                " take a context without, and check the peer in a receiver of connection"
+            )
     try:
         context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), **options)
     except ssl.SSLError as exc:
@@ -75,27 +88,27 @@ def wrap(sock: gevent_socket.socket, context: Any, **options: Any) -> ssl.SSLSoc
     return secure
 
 
-def is_silent(sock: Any) -> bool:
-    """Tell whether a TLS connection that is readable has neither data nor its end to say.
+def what_arrived_in(sock: Any) -> str | None:
+    """Return what a TLS connection has to say, data or its end, in words; None: it's silent.
 
     What makes it readable may be a session ticket or a key update, which
     reading takes in without a byte of data. One on which TLS was ended
     (``unwrap()``) isn't silent: its next user must not speak without it.
-    Doesn't switch.
+    It may take a byte of what there is to read. Doesn't switch.
     """
     if isinstance(sock, ssl.SSLSocket) and sock.version() is None:
-        return False
+        return "TLS was ended on it"
     timeout = sock.gettimeout()
     sock.settimeout(0.0)
     try:
-        sock.recv(1)
+        data = sock.recv(1)
     except (ssl.SSLWantReadError, BlockingIOError):
-        return True
-    except OSError:
-        return False
+        return None
+    except OSError as exc:
+        return f"it ended ({exc.strerror or exc})"
     finally:
         sock.settimeout(timeout)
-    return False
+    return "bytes arrived that nobody asked for" if data else "it ended"
 
 
 def is_unreachable(error: ssl.SSLError) -> bool:

@@ -8,6 +8,8 @@ import os
 from typing import Any, Final
 from weakref import WeakSet
 
+import gevent
+
 _log: Final = logging.getLogger("gevent_rover.forks")
 _log.addHandler(logging.NullHandler())
 
@@ -18,11 +20,30 @@ class Forkable:
     """What holds sockets, watchers or greenlets that no forked child may use."""
 
     def __init__(self) -> None:
+        """Take part from now on.
+
+        :raises RuntimeError: gevent's event loop here is libuv.
+        """
+        _check_loop()
         _forkables.add(self)
 
     def _after_fork(self) -> None:
         """Let go of them, in the child: without a switch, without the hub, without an error."""
         raise NotImplementedError
+
+
+def _check_loop() -> None:
+    """Refuse an event loop that doesn't survive a fork.
+
+    libuv's watchers of a child are in the same epoll set as its parent's: when the
+    child closes its copies, the parent is no longer told when an idle connection ends.
+    """
+    loop = gevent.config.loop
+    if "libuv" in loop.__module__:
+        raise RuntimeError(
+            f"gevent_rover needs gevent's libev loop, and this process has {loop.__module__}:"
+            " unset GEVENT_LOOP, or set it to libev"
+        )
 
 
 class _Pid:
@@ -54,18 +75,18 @@ def _make_mark() -> Any:
     return page
 
 
-#: True at 0, but for a forked child that hasn't noticed yet: see :func:`check_fork`.
-unforked: Final = _make_mark()
+# True at 0, but for a forked child that hasn't noticed yet.
+_mark: Final = _make_mark()
 
 
 def check_fork() -> None:
     """Notice a fork that ran none of Python's hooks: one made in C."""
-    if not unforked[0]:
+    if not _mark[0]:
         _after_fork_in_child()
 
 
 def _after_fork_in_child() -> None:
-    unforked[0] = 1
+    _mark[0] = 1
     for forkable in list(_forkables):
         try:
             forkable._after_fork()

@@ -1,0 +1,1 @@
+"""All that touches the kernel: sockets, addresses, TLS, forks, and one attempt's dialling."""

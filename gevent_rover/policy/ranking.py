@@ -1,0 +1,120 @@
+"""Which connections a pool keeps.
+
+It decides and counts, and does nothing else. So the simulation in ``benchmarks``
+balances with the very same decisions.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+from gevent_rover.policy.choice import Choice
+from gevent_rover.policy.entry import Entry
+
+_Entry = TypeVar("_Entry", bound=Entry)
+
+
+class Ranking(Generic[_Entry]):
+    """The connections of a pool, sorted by slot; each method is one decision.
+
+    :param max_slots: how many connections to keep, leased ones included. May be
+        changed at any time: see :meth:`excess`.
+    :param choice: which of the idle ones to lease next.
+    """
+
+    def __init__(self, max_slots: int, choice: Choice) -> None:
+        self.max_slots = max_slots
+        self._choice = choice
+        self._clock = 0  # counts arrivals
+        self._by_slot: list[tuple[int, int, _Entry]] = []  # slot, number
+
+    def __len__(self) -> int:
+        """Return how many are kept: the idle and the leased ones."""
+        return len(self._by_slot)
+
+    def __iter__(self) -> Iterator[_Entry]:
+        """Iterate over a snapshot, from the lowest slot to the highest."""
+        return iter([entry for _, _, entry in self._by_slot])
+
+    @property
+    def idle(self) -> int:
+        """How many of them can be leased right now."""
+        return len(self._choice)
+
+    def admits(self, slot: int) -> bool:
+        """Tell whether a connection with ``slot`` would be kept.
+
+        Equal slots are no reason to change: the incumbent stays.
+        """
+        return len(self._by_slot) < self.max_slots or slot < self._by_slot[-1][0]
+
+    def add(self, entry: _Entry) -> None:
+        """Take in a new connection."""
+        self._clock += 1
+        entry.number = self._clock
+        insort(self._by_slot, (entry.slot, entry.number, entry))
+
+    def excess(self) -> _Entry | None:
+        """Return the connection to give up; None while there aren't too many.
+
+        The one with the highest slot; among equals an idle one.
+        """
+        if len(self._by_slot) <= self.max_slots:
+            return None
+        highest = self._by_slot[-1][0]
+        for slot, _, entry in reversed(self._by_slot):
+            if slot != highest:
+                break
+            if entry.state == "idle":
+                return entry
+        return self._by_slot[-1][2]
+
+    def lease(self) -> _Entry | None:
+        """Lease the idle connection that the choice picks; None if none is idle."""
+        entry = self._choice.take()
+        if entry is not None:
+            entry.state = "leased"
+        return entry  # type: ignore[return-value]  # the choice returns what it was given
+
+    def make_idle(self, entry: _Entry) -> None:
+        """Make a new connection idle, or one whose lease has ended."""
+        if entry.state == "leased":
+            self._choice.finished(entry)
+            entry.state = "idle"
+            self._choice.put_back(entry)
+        else:
+            entry.state = "idle"
+            self._choice.add(entry)
+
+    def give_up(self, entry: _Entry) -> bool:
+        """Count a connection no more.
+
+        :returns: whether to close it now; else it's leased, and to be closed, and
+            given to :meth:`remove`, when it comes back.
+        """
+        if entry.state != "leased":
+            self.remove(entry)
+            return True
+        self._forget(entry)
+        entry.state = "retired"
+        return False
+
+    def remove(self, entry: _Entry) -> None:
+        """Forget a connection, whatever state it is in; it's closed."""
+        if entry.state == "idle":
+            self._choice.remove(entry)
+        elif entry.state != "new":
+            self._choice.finished(entry)
+        if entry.state != "retired":
+            self._forget(entry)
+        entry.state = "closed"
+
+    def clear(self) -> None:
+        """Forget all of them, and all leases."""
+        self._choice.clear()
+        self._by_slot.clear()
+
+    def _forget(self, entry: _Entry) -> None:
+        del self._by_slot[bisect_left(self._by_slot, (entry.slot, entry.number))]

@@ -1,0 +1,1 @@
+"""The slot pool: the connections that are kept, and those who lease them."""

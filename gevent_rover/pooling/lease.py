@@ -1,0 +1,42 @@
+"""A leased connection, for a ``with`` block."""
+
+from __future__ import annotations
+
+from gevent import socket as gevent_socket
+
+from gevent_rover.errors import PoolError
+from gevent_rover.net.forks import check_fork
+from gevent_rover.pooling.connection import PooledConnection
+from gevent_rover.pooling.stock import Stock
+
+
+class Lease:
+    """A leased connection, for a ``with`` block; made by :meth:`SlotPool.lease`.
+
+    It can be entered again after its exit, but not before.
+    """
+
+    __slots__ = ("_connection", "_number", "_stock", "_timeout")
+
+    def __init__(self, stock: Stock, timeout: float | None) -> None:
+        self._stock = stock
+        self._timeout = timeout
+        self._connection: PooledConnection | None = None
+
+    def __enter__(self) -> gevent_socket.socket:
+        if self._connection is not None:
+            raise PoolError("this lease is entered already: call lease() once for each block")
+        self._connection = connection = self._stock.lend(self._timeout)
+        self._number = connection.leases
+        return connection.socket
+
+    def __exit__(self, kind: object, value: object, traceback: object) -> None:
+        connection, self._connection = self._connection, None
+        assert connection is not None
+        check_fork()
+        if connection.leases != self._number or connection.state in ("idle", "closed"):
+            return  # Given back or discarded by hand, and perhaps leased again since.
+        if kind is None:
+            self._stock.take_back(connection)
+        else:
+            self._stock.drop(connection)

@@ -1,0 +1,230 @@
+"""``SlotPool``: keeps the connections with the lowest slots, and leases an idle one."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gevent import socket as gevent_socket
+
+from gevent_rover.checks import check_count, check_timeout
+from gevent_rover.errors import PoolError
+from gevent_rover.models import Slot
+from gevent_rover.net.forks import check_fork
+from gevent_rover.net.interrupts import calls_out, put_off
+from gevent_rover.policy.choice import Choice, LowestSlot
+from gevent_rover.pooling.lease import Lease
+from gevent_rover.pooling.stock import Stock
+from gevent_rover.roving.rover import Rover
+from gevent_rover.signals import connection
+
+# Seconds to wait for a connection unless it's said. It needs no check: hence the name.
+_WAIT: Final = 5.0
+
+
+class SlotPool:
+    """Keeps up to ``max_slots`` connections, those with the lowest slots, and leases them.
+
+    Below ``max_slots`` every connection that is offered is kept. A full pool
+    takes one only for a strictly higher slot, which is closed, or, while it is
+    leased, *retired*: closed when it comes back. Idle connections are watched:
+    one on which anything arrives (the end, a reset, bytes that nobody asked
+    for) is closed and forgotten at once.
+
+    :param rover: where the connections come from. The pool receives its
+        ``connection`` signals, is attached to it, and lets go of connections
+        whose server leaves the rover's registry or changes in it. The rover
+        keeps no pool alive. Default: none; feed the pool with :meth:`offer`.
+    :param max_slots: how many connections to keep, leased ones included.
+    :param choice: which of the idle ones to lease next; one for each pool. Default:
+        a :class:`LowestSlot`.
+    :raises PoolError: the rover has a pool already, or a ``wanted`` of its own.
+    :raises ValueError: ``max_slots`` isn't an int of at least 1.
+
+    A pool belongs to one thread (hub). The counts are exact whenever another
+    greenlet can look: no method switches between choosing and marking.
+
+    A pool doesn't cross a fork: in the child it is empty, and holds no socket
+    and no waiter. In the parent nothing changes.
+    """
+
+    def __init__(
+        self,
+        rover: Rover | None = None,
+        *,
+        max_slots: int = 100,
+        choice: Choice | None = None,
+    ) -> None:
+        check_count("max_slots", max_slots)
+        self._rover = rover
+        self._stock = Stock(max_slots, LowestSlot() if choice is None else choice)
+        if rover is not None:
+            self._stock.supply = rover.attach(self._stock)
+            connection.connect(self._receive, sender=rover)  # weakly
+
+    def __repr__(self) -> str:
+        return repr(self._stock)
+
+    def __enter__(self) -> SlotPool:
+        return self
+
+    @calls_out
+    def __exit__(self, *args: object) -> None:
+        self.close()
+
+    # The state
+
+    @property
+    def max_slots(self) -> int:
+        """How many connections to keep, leased ones included.
+
+        May be assigned at any time. The pool grows, or gives up its highest slots at
+        once; leased ones of these are retired.
+
+        :raises ValueError: it isn't an int of at least 1; nothing changes then.
+        """
+        return self._stock.ranking.max_slots
+
+    @max_slots.setter
+    def max_slots(self, max_slots: int) -> None:
+        self._stock.resize(check_count("max_slots", max_slots))
+
+    @property
+    def size(self) -> int:
+        """How many connections the pool keeps: the idle and the leased ones."""
+        return len(self._stock.ranking)
+
+    @property
+    def idle(self) -> int:
+        """How many connections can be leased right now."""
+        return self._stock.ranking.idle
+
+    @property
+    def leased(self) -> int:
+        """How many connections are leased and come back into the pool."""
+        return self.size - self.idle
+
+    @property
+    def retired(self) -> int:
+        """How many connections are leased and will be closed when they come back."""
+        return len(self._stock.by_socket) - self.size
+
+    @property
+    def waiting(self) -> int:
+        """How many greenlets wait for a connection."""
+        return len(self._stock.waiters.queue)
+
+    @property
+    def deficit(self) -> int:
+        """How many connections are missing: ``max_slots - size``."""
+        return self.max_slots - self.size
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._stock.closed
+
+    def slots(self) -> list[tuple[int, bool]]:
+        """Return a snapshot: ``(slot, leased)`` of each connection, sorted by slot."""
+        ranking = self._stock.ranking
+        return [(connection.slot, connection.state == "leased") for connection in ranking]
+
+    # For those who use the connections
+
+    def lease(self, timeout: float | None = _WAIT) -> Lease:
+        """Lease the idle connection that the choice picks, for a ``with`` block.
+
+        ::
+
+            with pool.lease() as socket:
+                socket.sendall(b"PING\\r\\n")
+
+        After a normal exit the connection is idle again; after any exception
+        (a kill and a :class:`gevent.Timeout`, too) it is closed, since nobody
+        knows what is still under way on it.
+
+        :param timeout: as for :meth:`acquire`, which raises what this raises.
+        """
+        if timeout is not _WAIT:
+            timeout = check_timeout("timeout", timeout)
+        return Lease(self._stock, timeout)
+
+    def acquire(self, timeout: float | None = _WAIT) -> gevent_socket.socket:
+        """Lease an idle connection; give it back with :meth:`release`.
+
+        By default it's the one with the lowest slot, among equal slots the one idle
+        longest. If none is idle, the greenlet waits, first come first served, and is
+        woken by a connection that is released or offered, by :meth:`close`, or by the
+        timeout.
+
+        :param timeout: seconds to wait; None: for ever, 0 or less: not at all.
+        :raises PoolTimeout: none became idle in time; its message says what the
+            pool, its rover and the latest attempt are up to, and why the pool refused
+            the latest connection, if it did.
+        :raises PoolClosed: the pool is closed, or was while the greenlet waited.
+        :raises ValueError: ``timeout`` isn't a number.
+        """
+        if timeout is not _WAIT:
+            timeout = check_timeout("timeout", timeout)
+        return self._stock.lend(timeout).socket
+
+    def release(self, socket: gevent_socket.socket) -> None:
+        """Give a leased connection back. Doesn't switch.
+
+        Closed instead of kept: one that was retired, that is closed already,
+        that has unread bytes, or whose server left the registry. Its timeout
+        is reset. In a forked child, one that the parent leased is closed already,
+        and nothing happens.
+
+        :raises PoolError: ``socket`` isn't leased from this pool.
+        """
+        leased = self._stock.leased(socket)
+        if leased is not None:
+            self._stock.take_back(leased)
+
+    def discard(self, socket: gevent_socket.socket) -> None:
+        """Close a leased connection instead of giving it back. Doesn't switch.
+
+        :raises PoolError: ``socket`` isn't leased from this pool; as for :meth:`release`.
+        """
+        leased = self._stock.leased(socket)
+        if leased is not None:
+            self._stock.drop(leased)
+
+    # For those who bring connections
+
+    def offer(self, slot: int, socket: gevent_socket.socket) -> bool:
+        """Hand over a connection, to be kept or closed. Doesn't switch.
+
+        Why one isn't kept is said in the log, at DEBUG.
+
+        :param slot: its slot; with a :class:`Slot` the pool knows its server.
+        :param socket: a connected gevent socket, the pool's from now on.
+        :returns: whether the pool keeps it.
+        :raises ValueError: ``slot`` isn't an int of at least 0.
+        :raises PoolError: the pool has this very socket already.
+        """
+        check_fork()
+        check_count("slot", slot, least=0)
+        if socket in self._stock.by_socket:
+            raise PoolError(f"offered twice: {socket!r}")
+        return self._stock.offer(slot, socket)
+
+    def close(self) -> None:
+        """Close the idle connections now, and the leased ones when they come back.
+
+        Greenlets that wait get :class:`PoolClosed`. Idempotent; doesn't switch.
+
+        To call it on a POSIX signal, use ``gevent.signal_handler``. The handler of
+        ``signal.signal`` may interrupt a step of the pool; then it returns at once,
+        and the hub closes the pool as soon as it runs.
+        """
+        if not put_off(self._close_now):
+            self._close_now()
+
+    def _close_now(self) -> None:
+        if self._rover is not None:
+            connection.disconnect(self._receive, sender=self._rover)
+        self._stock.close()
+
+    def _receive(self, sender: Rover, slot: Slot, socket: gevent_socket.socket) -> None:
+        self.offer(slot, socket)

@@ -1,0 +1,1 @@
+"""The rover: its schedule, its attempts, and what becomes of them."""

@@ -1,0 +1,29 @@
+"""What a rover goes by: its registry and its numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gevent_rover.checks import Checked, check_count, check_seconds
+from gevent_rover.models import Server
+
+
+class Settings:
+    """What attempts need to know of their rover; looked at whenever it matters.
+
+    Each may be assigned at any time. A bad one raises a :class:`ValueError` that names
+    it, and changes nothing.
+    """
+
+    #: Seconds from one attempt to the next. Another one holds from the next tick on;
+    #: :meth:`Rover.wake` makes that now.
+    roving_interval = Checked(check_seconds, 1.0)
+    #: Seconds that one attempt may take in all.
+    timeout = Checked(check_seconds, 5.0)
+    #: How many of the loop's attempts may be in flight at a time.
+    max_pending = Checked(check_count, 64)
+
+    #: The registry. Any greenlet and any native thread may change it at any time.
+    servers: dict[str, Server]
+    #: What makes it TLS; None: nothing does.
+    ssl_context: Any

@@ -1,0 +1,79 @@
+"""The connections of a slot server that are open, and how each ends once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from gevent_rover.net.forks import check_fork
+from gevent_rover.net.sockets import close_now, end_whole
+
+
+class _Open:
+    """A connection that is open: how its slot is given back, and the greenlet that serves it."""
+
+    __slots__ = ("give_back", "greenlet")
+
+    def __init__(self) -> None:
+        self.give_back: Callable[[], None] | None = None  # None: it has no slot yet
+        self.greenlet: Any = None
+
+
+class Connections:
+    """The open connections of one server, by socket."""
+
+    def __init__(self) -> None:
+        self._by_socket: dict[Any, _Open] = {}
+
+    def __len__(self) -> int:
+        """Return how many are open."""
+        return len(self._by_socket)
+
+    def add(self, socket: Any) -> None:
+        """Take in one that was accepted."""
+        self._by_socket[socket] = _Open()
+
+    def replace(self, socket: Any, secure: Any) -> None:
+        """Know a connection by the TLS socket that took its descriptor over."""
+        self._by_socket[secure] = self._by_socket.pop(socket)
+
+    def serve(self, socket: Any, greenlet: Any) -> None:
+        """Say which greenlet serves it; nothing if it has ended already."""
+        connection = self._by_socket.get(socket)
+        if connection is not None:
+            connection.greenlet = greenlet
+
+    def give_slot(self, socket: Any, give_back: Callable[[], None]) -> None:
+        """Say that it has a slot.
+
+        :param give_back: called once, when the connection has ended.
+        """
+        self._by_socket.setdefault(socket, _Open()).give_back = give_back
+
+    def end(self, socket: Any) -> None:
+        """End a connection and give its slot back, once, whoever comes first."""
+        check_fork()
+        connection = self._by_socket.pop(socket, None)
+        if connection is None:
+            socket.close()
+            return
+        # Closed first: a client that sees its connection end may come back
+        # at once, but must not find two connections with the same slot.
+        try:
+            end_whole(socket)
+        finally:
+            if connection.give_back is not None:
+                connection.give_back()
+
+    def abandon(self) -> list[Any]:
+        """Close, in a forked child, its copies of all; give back its copies of the slots.
+
+        :returns: the copies of the greenlets that serve them.
+        """
+        connections = list(self._by_socket.items())
+        self._by_socket.clear()
+        for socket, connection in connections:
+            close_now(socket)
+            if connection.give_back is not None:
+                connection.give_back()
+        return [open.greenlet for _, open in connections if open.greenlet is not None]
