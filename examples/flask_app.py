@@ -18,7 +18,7 @@ import gevent  # noqa: E402
 from flask import Flask, abort, request  # noqa: E402
 from gevent.pywsgi import WSGIServer  # noqa: E402
 
-from gevent_rover import PoolTimeout, Rover, SlotPool  # noqa: E402
+from gevent_rover import PoolTimeout, Rover, SlotPool, parse_server  # noqa: E402
 
 app = Flask(__name__)
 rover = Rover()
@@ -59,8 +59,7 @@ def busy(exc: PoolTimeout) -> tuple[str, int]:
 
 def main(addresses: list[str]) -> None:
     for address in addresses:
-        host, _, port = address.rpartition(":")
-        rover.add_server(address, {"host": host, "port": int(port)})
+        rover.add_server(*parse_server(address))
     server = WSGIServer(("127.0.0.1", 0), app, log=None)
     server.start()
     print(f"listening on 127.0.0.1:{server.server_port}", flush=True)

@@ -9,7 +9,7 @@ import sys
 
 import gevent
 
-from gevent_rover import Rover, Server, SlotPool
+from gevent_rover import Rover, SlotPool, parse_server
 
 
 def request(pool: SlotPool, line: str) -> str:
@@ -26,11 +26,7 @@ def request(pool: SlotPool, line: str) -> str:
 
 
 def main(addresses: list[str]) -> None:
-    servers: dict[str, Server] = {}
-    for address in addresses:
-        host, _, port = address.rpartition(":")
-        servers[address] = {"host": host, "port": int(port)}
-    rover = Rover(servers)
+    rover = Rover(dict(map(parse_server, addresses)))
     with rover, SlotPool(rover, max_slots=5) as pool:
         print(request(pool, "SET colour blue"))
         jobs = [gevent.spawn(request, pool, "GET colour") for _ in range(20)]

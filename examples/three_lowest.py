@@ -12,7 +12,7 @@ import sys
 import gevent
 from gevent.socket import socket as Socket
 
-from gevent_rover import Rover, Server, Slot, SlotServer
+from gevent_rover import Rover, Slot, SlotServer, parse_server
 
 KEPT = 3
 
@@ -59,11 +59,8 @@ def wait_for(slots: list[int]) -> None:
 
 
 def main(addresses: list[str]) -> None:
-    servers: dict[str, Server] = {}
+    servers = dict(map(parse_server, addresses))
     own: dict[str, SlotServer] = {}
-    for address in addresses:
-        host, _, port = address.rpartition(":")
-        servers[address] = {"host": host, "port": int(port)}
     for id in () if addresses else ("a", "b", "c"):
         own[id] = SlotServer(("127.0.0.1", 0), lambda slot, socket, address: socket.recv(1))
         own[id].start()

@@ -14,7 +14,7 @@ import trustme
 from gevent import socket
 from gevent.subprocess import PIPE, Popen
 
-from gevent_rover import SlotServer
+from gevent_rover import SlotServer, parse_listener
 
 COMMAND = [sys.executable, "-m", "gevent_rover"]
 
@@ -95,8 +95,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 def test_serve_and_rove_meet_over_tls(serve: Callable[..., str], files: Files) -> None:
     address = serve("--tls", "--cert", files.cert, "--key", files.key, "--offset", "5")
-    host, _, port = address.rpartition(":")
-    with socket.create_connection((host, int(port)), 5) as plain:
+    with socket.create_connection(parse_listener(address), 5) as plain:
         plain.sendall(b"no TLS at all\r\n")
         try:
             assert b"5\r\n" not in plain.recv(1024)

@@ -13,6 +13,8 @@ import pytest
 from gevent import socket
 from gevent.subprocess import PIPE, Popen, check_output
 
+from gevent_rover import parse_listener
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -32,8 +34,7 @@ def listening(name: str, *arguments: str, **options: Any) -> Iterator[Any]:
         [sys.executable, str(EXAMPLES / name), *arguments], stdout=PIPE, text=True, **options
     )
     try:
-        host, _, port = process.stdout.readline().rpartition(" ")[2].rpartition(":")
-        yield process, (host, int(port))
+        yield process, parse_listener(process.stdout.readline().split()[-1])
     finally:
         process.kill()
         process.wait()

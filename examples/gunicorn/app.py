@@ -13,13 +13,9 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from gevent_rover import PoolTimeout, Rover, Server, SlotPool
+from gevent_rover import PoolTimeout, Rover, SlotPool, parse_server
 
-servers: dict[str, Server] = {}
-for address in os.environ.get("SERVERS", "127.0.0.1:7000").split(","):
-    host, _, port = address.rpartition(":")
-    servers[address] = {"host": host, "port": int(port)}
-
+servers = dict(map(parse_server, os.environ.get("SERVERS", "127.0.0.1:7000").split(",")))
 rover = Rover(servers)
 pool = SlotPool(rover, max_slots=int(os.environ.get("MAX_SLOTS", "5")))
 
