@@ -65,7 +65,7 @@ def python(module: str, *arguments: object) -> Iterator[Child]:
 
 @contextmanager
 def node(script: str, *arguments: object) -> Iterator[Child | None]:
-    """Run a Node script of this directory for the time of a ``with`` block; None without Node."""
+    """Run a Node script of ``benchmarks`` for the time of a ``with`` block; None without Node."""
     command = which("node")
     if command is None:
         yield None

@@ -13,16 +13,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-_HERE = Path(__file__).parent
-
 
 def arguments(
-    module: str, description: str | None, names: Collection[str], output: str
+    module: str, description: str | None, names: Collection[str], output: Path
 ) -> argparse.ArgumentParser:
     """Return a parser of the arguments that every command has.
 
     :param names: what ``--only`` may choose.
-    :param output: the file of this directory that the figures go to by default.
+    :param output: the file that the figures go to by default.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
     parser.add_argument(
@@ -38,7 +36,7 @@ def arguments(
     parser.add_argument(
         "--output",
         type=Path,
-        default=_HERE / output,
+        default=output,
         metavar="PATH",
         help="where to write the figures (default: %(default)s)",
     )

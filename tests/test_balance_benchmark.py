@@ -17,30 +17,30 @@ from conftest import entry, run_benchmark, wait_until
 from gevent import socket
 from gevent.select import select
 
-from gevent_rover import Rover, Server, Slot, SlotServer
-from gevent_rover.ranking import Ranked, Ranking
+from gevent_rover import Choice, Entry, LowestSlot, Rover, Server, Slot, SlotServer
+from gevent_rover.policy.ranking import Ranking
 
 sys.path.append(str(Path(__file__).parents[1]))  # behind an installed package
 
-from benchmarks import balance
-from benchmarks.child import python
-from benchmarks.fleet import WORK
-from benchmarks.fleets import excess, variation
-from benchmarks.parameters import Setup
-from benchmarks.policies import (
+from benchmarks.balance.fleet import WORK
+from benchmarks.balance.fleets import excess, variation
+from benchmarks.balance.parameters import Setup
+from benchmarks.balance.policies import (
     CANDIDATES,
     LOWEST,
     ORACLE,
     POLICIES,
     Choosing,
-    RandomChoice,
     maker,
     scatter,
     server_of,
 )
+from benchmarks.balance.pools import CountingPool, Switching
+from benchmarks.balance.rows import rows_of
+from benchmarks.balance.scenarios import SCENARIOS, arrivals
+from benchmarks.child import python
 from benchmarks.report import write
 
-ROOT = Path(__file__).parents[1]
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks need Linux")
 SERVER: Server = {"host": "192.0.2.1", "port": 1}
 CAPACITY = {"a": 1.0, "b": 1.0, "c": 1.0}
@@ -58,9 +58,7 @@ def test_quick_run_has_a_row_for_every_scenario_and_policy(tmp_path: Path) -> No
     rows = json.loads(output.read_text())["rows"]
     found = [(row["scenario"], row["policy"]) for row in rows]
     assert found == [
-        (scenario.name, policy)
-        for scenario in balance.SCENARIOS.values()
-        for policy in scenario.policies
+        (scenario.name, policy) for scenario in SCENARIOS.values() for policy in scenario.policies
     ]
     lines = [line for line in printed.splitlines() if line.startswith("|")][2:]
     for row, line in zip(rows, lines, strict=True):
@@ -71,7 +69,7 @@ def test_quick_run_has_a_row_for_every_scenario_and_policy(tmp_path: Path) -> No
         if row["scenario"] != "one dies":
             assert row["failures"]["median"] == 0
     # The same requests for all, but those that a death fails.
-    for scenario in balance.SCENARIOS.values():
+    for scenario in SCENARIOS.values():
         answered = [row["requests"]["median"] for row in rows if row["scenario"] == scenario.name]
         failed = [row["failures"]["median"] for row in rows if row["scenario"] == scenario.name]
         assert max(answered) <= min(map(sum, zip(answered, failed, strict=True)))
@@ -103,7 +101,7 @@ def test_rows_take_ratios_within_each_round() -> None:
         ("steady", 0.7, LOWEST): rounds(10, 20, 40),
         ("steady", 0.7, "random"): rounds(20, 30, 40),
     }
-    ours, other = balance.rows_of(figures)
+    ours, other = rows_of(figures)
     assert ours["p99 ratio"] == {"median": 1, "low": 1, "high": 1}
     assert other["p99"] == {"median": 30, "low": 20, "high": 40}
     assert other["p99 ratio"] == {"median": 1.5, "low": 1, "high": 2}
@@ -111,8 +109,8 @@ def test_rows_take_ratios_within_each_round() -> None:
 
 def test_arrivals_are_the_same_for_a_seed_and_as_many_as_the_rate_says() -> None:
     setup = Setup(warm_up=1.0, seconds=99.0)
-    one, again = (list(balance.arrivals(setup, 50.0, seed=1)) for _ in range(2))
-    assert one == again != list(balance.arrivals(setup, 50.0, seed=2))
+    one, again = (list(arrivals(setup, 50.0, seed=1)) for _ in range(2))
+    assert one == again != list(arrivals(setup, 50.0, seed=2))
     times = [at for at, _, _ in one]
     assert times == sorted(times)
     assert times[-1] < 100
@@ -126,37 +124,46 @@ def test_arrivals_are_the_same_for_a_seed_and_as_many_as_the_rate_says() -> None
 
 def test_load_is_that_of_the_fleet_at_its_smallest() -> None:
     setup = Setup(servers=10, workers=4, mean=0.04, slowness=4.0)
-    scenarios = balance.SCENARIOS
-    assert scenarios["steady"].rate(setup, 0.5) == pytest.approx(500)
-    assert scenarios["two slow servers"].rate(setup, 0.5) == pytest.approx(425)
-    assert scenarios["one dies"].rate(setup, 0.5) == pytest.approx(450)
-    assert scenarios["one joins"].rate(setup, 0.5) == pytest.approx(450)
+    assert SCENARIOS["steady"].rate(setup, 0.5) == pytest.approx(500)
+    assert SCENARIOS["two slow servers"].rate(setup, 0.5) == pytest.approx(425)
+    assert SCENARIOS["one dies"].rate(setup, 0.5) == pytest.approx(450)
+    assert SCENARIOS["one joins"].rate(setup, 0.5) == pytest.approx(450)
 
 
 # Policies
 
 
-def client(policy: str, *slots: str, seed: int = 1) -> tuple[Any, dict[str, Ranked]]:
+Client = Ranking[Entry]
+
+
+def client(policy: str, *slots: str, seed: int = 1) -> tuple[Client, dict[str, Entry]]:
     """Return the ranking of a client with these idle slots (``a3``: slot 3 of server a)."""
-    return with_slots(maker(policy, seed, CAPACITY)(100), *slots)
+    return with_slots(maker(policy, seed, CAPACITY)(), *slots)
 
 
-def with_slots(ranking: Any, *slots: str) -> tuple[Any, dict[str, Ranked]]:
-    made = {name: Ranked(Slot(int(name[1:]), name[0], SERVER)) for name in slots}
-    for ranked in made.values():
-        ranking.add(ranked)
-        ranking.rest(ranked)
+def with_slots(choice: Choice, *slots: str) -> tuple[Client, dict[str, Entry]]:
+    ranking: Client = Ranking(100, choice)
+    made = {name: Entry(Slot(int(name[1:]), name[0], SERVER)) for name in slots}
+    for one in made.values():
+        ranking.add(one)
+        ranking.make_idle(one)
     return ranking, made
 
 
-def lease(ranking: Any) -> str:
-    ranked = ranking.lease()
-    return f"{server_of(ranked)}{int(ranked.slot)}"
+def lease_entry(ranking: Client) -> Entry:
+    leased = ranking.lease()
+    assert leased is not None
+    return leased
 
 
-def test_our_policy_is_the_librarys_ranking_itself() -> None:
+def lease(ranking: Client) -> str:
+    leased = lease_entry(ranking)
+    return f"{server_of(leased)}{int(leased.slot)}"
+
+
+def test_our_policy_is_the_librarys_choice_itself() -> None:
+    assert type(maker(LOWEST, 1, CAPACITY)()) is LowestSlot
     ranking, _ = client(LOWEST, "a3", "b1", "c2")
-    assert type(ranking) is Ranking
     assert [lease(ranking) for _ in range(3)] == ["b1", "c2", "a3"]
 
 
@@ -164,10 +171,10 @@ def test_random_takes_each_as_often() -> None:
     ranking, made = client("random", "a0", "b9", "b10", "c50")
     chosen = []
     for _ in range(4000):
-        chosen.append(ranking.lease())
-        ranking.rest(chosen[-1])
+        chosen.append(lease_entry(ranking))
+        ranking.make_idle(chosen[-1])
     # 1000 of each, give or take five standard deviations of a binomial distribution.
-    assert all(abs(chosen.count(ranked) - 1000) < 5 * 28 for ranked in made.values())
+    assert all(abs(chosen.count(each) - 1000) < 5 * 28 for each in made.values())
     assert any(one is another for one, another in pairwise(chosen))  # not in turn
 
 
@@ -198,10 +205,10 @@ def test_least_used_leaves_ties_to_chance() -> None:
 def test_two_choices_never_takes_the_most_used_of_the_three() -> None:
     for seed in range(30):
         ranking, _ = client("two choices", "a0", "a1", "b0", "c0", seed=seed)
-        busy = ranking.lease()
+        busy = lease_entry(ranking)
         while server_of(busy) != "a":  # until a's first is the one that is leased
-            ranking.rest(busy)
-            busy = ranking.lease()
+            ranking.make_idle(busy)
+            busy = lease_entry(ranking)
         assert lease(ranking)[0] in "bc"
 
 
@@ -213,8 +220,8 @@ def test_two_choices_takes_the_last_server_that_has_any() -> None:
 
 def test_the_oracle_sees_the_requests_of_all_clients_and_the_speed_of_the_servers() -> None:
     make = maker(ORACLE, 1, {"a": 1.0, "b": 4.0})
-    one, _ = with_slots(make(100), "a0", "b0", "b1", "b2")
-    other, _ = with_slots(make(100), "a1", "b3", "b4", "b5")
+    one, _ = with_slots(make(), "a0", "b0", "b1", "b2")
+    other, _ = with_slots(make(), "a1", "b3", "b4", "b5")
     # b is four times faster: 1/4, 2/4, 3/4 of the time that a takes for one.
     assert [lease(client)[0] for client in (one, other, one)] == ["b", "b", "b"]
     # 4/4 against 1: either; then the other one's.
@@ -244,71 +251,92 @@ def test_least_used_scattered_looks_at_the_use_first() -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_policy_keeps_the_same_connections(policy: str) -> None:
     random = Random(1)
-    ranking: Any = maker(policy, 1, CAPACITY)(8)
-    plain: Ranking[Ranked] = Ranking(8)
-    twins: dict[Ranked, Ranked] = {}  # of the plain one, by those of the policy
-    retired: list[Ranked] = []
+    choice = maker(policy, 1, CAPACITY)()
+    ranking: Client = Ranking(8, choice)
+    plain: Client = Ranking(8, LowestSlot())
+    twins: dict[Entry, Entry] = {}  # of the plain one, by those of the policy
+    retired: list[Entry] = []
     for _ in range(2000):
-        leased = [ranked for ranked in twins if ranked.state == "leased"]
-        action = random.choice(("offer", "lease", "rest", "remove", "retired"))
+        leased = [each for each in twins if each.state == "leased"]
+        action = random.choice(("offer", "lease", "make idle", "remove", "retired"))
         if action == "offer":
             slot = Slot(random.randrange(20), random.choice("abc"), SERVER)
             assert ranking.admits(slot) == plain.admits(slot)
             if ranking.admits(slot):
-                new, twin = Ranked(slot), Ranked(slot)
+                new, twin = Entry(slot), Entry(slot)
                 twins[new] = twin
                 ranking.add(new)
                 plain.add(twin)
-                surplus = ranking.surplus()
-                if surplus is not None:
-                    assert twins[surplus].slot == plain.surplus().slot  # type: ignore[union-attr]
-                    if surplus.state == "leased":
-                        ranking.retire(surplus)
-                        plain.retire(twins[surplus])
-                        retired.append(surplus)
+                excess = ranking.excess()
+                if excess is not None:
+                    assert twins[excess].slot == plain.excess().slot  # type: ignore[union-attr]
+                    closed = ranking.give_up(excess)
+                    assert plain.give_up(twins[excess]) == closed
+                    if closed:
+                        del twins[excess]
                     else:
-                        ranking.remove(surplus)
-                        plain.remove(twins[surplus])
-                        del twins[surplus]
-                if new.state == "leased":
-                    ranking.rest(new)
-                    plain.rest(twin)
+                        retired.append(excess)
+                ranking.make_idle(new)
+                plain.make_idle(twin)
         elif action == "lease":
-            ranked = ranking.lease()
-            assert (ranked is None) == (not plain.idle)
-            if ranked is not None:
-                take(plain, twins[ranked])
-        elif action == "rest" and leased:
-            ranking.rest(leased[0])
-            plain.rest(twins[leased[0]])
+            chosen = ranking.lease()
+            assert (chosen is None) == (not plain.idle)
+            if chosen is not None:
+                take(plain, twins[chosen])
+        elif action == "make idle" and leased:
+            ranking.make_idle(leased[0])
+            plain.make_idle(twins[leased[0]])
         elif action == "remove" and twins:
-            victim = random.choice(
-                [ranked for ranked in twins if ranked.state != "retired"] or [*twins]
-            )
+            victim = random.choice([each for each in twins if each.state != "retired"] or [*twins])
             if victim.state != "retired":
                 ranking.remove(victim)
                 plain.remove(twins.pop(victim))
         elif action == "retired" and retired:
-            ranked = retired.pop()
-            ranking.remove(ranked)
-            plain.remove(twins.pop(ranked))
+            back = retired.pop()
+            ranking.remove(back)
+            plain.remove(twins.pop(back))
         assert (len(ranking), ranking.idle) == (len(plain), plain.idle)
-        assert [r.slot for r in ranking] == [r.slot for r in plain]
-        assert [r.state for r in twins] == [twin.state for twin in twins.values()]
-        if isinstance(ranking, Choosing):
-            busy = Counter(server_of(r) for r in twins if r.state in ("leased", "retired"))
-            assert +ranking.outstanding == busy
+        assert [each.slot for each in ranking] == [each.slot for each in plain]
+        assert [each.state for each in twins] == [twin.state for twin in twins.values()]
+        if isinstance(choice, Choosing):
+            busy = Counter(server_of(e) for e in twins if e.state in ("leased", "retired"))
+            assert +choice.outstanding == busy
     assert twins
+    ranking.clear()
+    assert (len(choice), choice.take()) == (0, None)
 
 
-def take(plain: Ranking[Ranked], wanted: Ranked) -> None:
+def take(plain: Client, wanted: Entry) -> None:
     """Lease just this one."""
     others = []
-    while (ranked := plain.lease()) is not wanted:
-        assert ranked is not None
-        others.append(ranked)
-    for ranked in others:
-        plain.rest(ranked)
+    while (leased := lease_entry(plain)) is not wanted:
+        others.append(leased)
+    for other in others:
+        plain.make_idle(other)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_another_policy_takes_over_all_that_is_idle(policy: str) -> None:
+    switching = Switching()
+    ranking, made = with_slots(switching, "a2", "b1", "c0", "a5")
+    leased = lease_entry(ranking)
+    assert leased is made.pop("c0")  # by the library's, at first
+    ranking.remove(made.pop("a5"))
+    with pytest.raises(AssertionError):
+        switching.use(maker(policy, 1, CAPACITY)())  # while one is leased
+    ranking.remove(leased)
+    switching.use(maker(policy, 1, CAPACITY)())
+    assert ranking.idle == len(switching) == 2
+    likewise, _ = client(policy, "b1", "a2")
+    assert [lease(ranking) for _ in made] == [lease(likewise) for _ in made]
+    assert ranking.lease() is None
+    for each in made.values():
+        ranking.make_idle(each)
+    switching.use(LowestSlot())
+    assert lease(ranking) == "b1"
+    ranking.clear()
+    assert (len(switching), switching.take()) == (0, None)
+    switching.use(LowestSlot())  # Nothing is leased any more.
 
 
 def test_candidates_are_policies() -> None:
@@ -320,7 +348,7 @@ def test_candidates_are_policies() -> None:
 
 @on_linux
 def test_a_server_works_off_its_requests_in_order_and_as_slowly_as_it_is_told() -> None:
-    with python("fleet", 1, 1, []) as child:
+    with python("balance.fleet", 1, 1, []) as child:
         (port,) = child.receive()
         socks = []
         for slot in range(2):
@@ -351,11 +379,11 @@ def test_a_pool_changes_its_policy_and_keeps_its_connections(
 ) -> None:
     server: SlotServer = slot_server()
     rover = closing(Rover({"a": entry(server)}))
-    pool = closing(balance.CountingPool(rover, 5))
+    pool = closing(CountingPool(rover, 5))
     rover.start()
     wait_until(lambda: pool.quiet)
     before = pool.slots()
-    pool.choose_with(lambda max_slots: RandomChoice(max_slots, Random(1), {"a": 1.0}))
+    pool.policy.use(maker("random", 1, {"a": 1.0})())
     assert pool.slots() == before
     assert (pool.idle, pool.kept) == (5, 5)
     leases = [pool.acquire() for _ in range(5)]

@@ -13,14 +13,12 @@ from xml.etree import ElementTree
 import pytest
 from conftest import run_benchmark
 
-from gevent_rover.ranking import Ranking
-
 sys.path.append(str(Path(__file__).parents[1]))  # behind an installed package
 
-from benchmarks import convergence, queueing, simulation
-from benchmarks.fleets import Fleet
-from benchmarks.parameters import Setup
-from benchmarks.policies import LOWEST, POLICIES, server_of
+from benchmarks.balance import convergence, queueing, simulation
+from benchmarks.balance.fleets import Fleet
+from benchmarks.balance.parameters import Setup
+from benchmarks.balance.policies import LOWEST, POLICIES
 
 ROOT = Path(__file__).parents[1]
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks need Linux")
@@ -33,7 +31,7 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks ne
 def figures(tmp_path: Path) -> tuple[Path, str]:
     """Give what a quick run wrote, and what it printed."""
     output = tmp_path / "simulation.json"
-    return output, run_benchmark("benchmarks.simulation", "--quick", "--output", output)
+    return output, run_benchmark("benchmarks.balance.simulation", "--quick", "--output", output)
 
 
 @on_linux
@@ -56,13 +54,13 @@ def test_plots_are_svgs_that_come_out_the_same_each_time(
     figures: tuple[Path, str], tmp_path: Path
 ) -> None:
     pytest.importorskip("matplotlib", reason="only the extra bench has matplotlib")
-    balance = ROOT / "benchmarks" / "balance.json"
+    balance = ROOT / "benchmarks" / "balance" / "balance.json"
     plots = []
     for number in range(2):
         directory = tmp_path / str(number)
         directory.mkdir()
         run_benchmark(
-            "benchmarks.plots",
+            "benchmarks.balance.plots",
             f"--simulation={figures[0]}",
             f"--balance={balance}",
             f"--to={directory}",
@@ -104,7 +102,7 @@ def test_in_the_model_slots_of_pools_that_filled_in_turn_lie_close_together() ->
         model = queueing.Model(Setup(), LOWEST, 0.1, 0, start, 1)
         model.run(10)
         ranges = [
-            max(ranked.slot for ranked in each.ranking) - min(r.slot for r in each.ranking)
+            max(entry.slot for entry in each.ranking) - min(e.slot for e in each.ranking)
             for each in model.fleet.clients
         ]
         return sum(ranges) / len(ranges)
@@ -113,18 +111,34 @@ def test_in_the_model_slots_of_pools_that_filled_in_turn_lie_close_together() ->
 
 
 def test_a_fleet_that_loses_a_server_has_no_connection_to_it() -> None:
-    fleet = Fleet(5, 3, 1, lambda: Ranking(6))
+    fleet = Fleet(5, 3, 6, 1)
     for _ in range(30):
         for each in fleet.clients:
             fleet.tick(each)
     assert (sum(fleet.counts()), len(fleet.counts())) == (30, 3)
     fleet.kill("0")
     assert len(fleet.counts()) == 2
-    kept = [server_of(ranked) for each in fleet.clients for ranked in each.ranking]
+    kept = [entry.server_id for each in fleet.clients for entry in each.ranking]
     assert sum(fleet.counts()) == len(kept) < 30
     assert "0" not in kept
     fleet.revive("0")
     assert fleet.counts()[0] == 0
+
+
+def test_a_simulated_connection_that_was_given_up_while_leased_frees_its_slot_when_back() -> None:
+    fleet = Fleet(1, 1, 1, 1)
+    (each,) = fleet.clients
+    server = fleet.servers["0"]
+    low, high = server.take(), server.take()
+    assert fleet.offer(each, high)
+    leased = each.ranking.lease()
+    assert leased is not None
+    assert fleet.offer(each, low)
+    assert (leased.state, len(server.slots), each.closed) == ("retired", 2, 1)
+    fleet.release(each, leased)
+    assert (leased.state, len(server.slots), each.deficit) == ("closed", 1, 0)
+    assert not fleet.offer(each, server.take())
+    assert len(server.slots) == 1
 
 
 def test_a_simulated_fleet_levels_itself_and_a_newcomer_joins_in_max_slots_intervals() -> None:

@@ -20,7 +20,7 @@ pytestmark = [
 
 def test_quick_run_prints_a_table_and_writes_its_figures(tmp_path: Path) -> None:
     output = tmp_path / "results.json"
-    printed = run_benchmark("benchmarks", "--quick", "--output", output)
+    printed = run_benchmark("benchmarks.speed", "--quick", "--output", output)
     report = json.loads(output.read_text())
     lines = [line for line in printed.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(report["rows"])
@@ -39,7 +39,9 @@ def test_quick_run_prints_a_table_and_writes_its_figures(tmp_path: Path) -> None
 
 def test_only_leaves_the_other_sections_out(tmp_path: Path) -> None:
     output = tmp_path / "results.json"
-    run_benchmark("benchmarks", "--quick", "--only", "lease", "--rounds", 2, "--output", output)
+    run_benchmark(
+        "benchmarks.speed", "--quick", "--only", "lease", "--rounds", 2, "--output", output
+    )
     report = json.loads(output.read_text())
     assert report["rounds"] == 2
     assert {row["section"] for row in report["rows"]} == {"lease"}
@@ -48,7 +50,7 @@ def test_only_leaves_the_other_sections_out(tmp_path: Path) -> None:
 def test_without_node_its_rows_say_why_they_are_skipped(tmp_path: Path) -> None:
     output = tmp_path / "results.json"
     printed = run_benchmark(
-        "benchmarks", "--quick", "--only", "server", "--output", output, PATH=str(tmp_path)
+        "benchmarks.speed", "--quick", "--only", "server", "--output", output, PATH=str(tmp_path)
     )
     bare, node = json.loads(output.read_text())["rows"]
     assert (bare["peer"], bare["skipped"]) == ("bare StreamServer", "")

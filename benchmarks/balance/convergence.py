@@ -13,9 +13,8 @@ from typing import Any
 
 import simpy
 
-from benchmarks.fleets import Fleet, SimulatedClient, excess, variation
-from gevent_rover.ranking import Ranking
-from gevent_rover.signals import Slot
+from benchmarks.balance.fleets import Fleet, SimulatedClient, excess, variation
+from gevent_rover import Slot
 
 ROUND_TRIP = 0.001
 GROUPS = 20
@@ -55,7 +54,7 @@ class Simulation:
     ) -> None:
         self.interval = interval
         self.env = simpy.Environment()
-        self.fleet = Fleet(clients, servers, seed, lambda: Ranking(max_slots))
+        self.fleet = Fleet(clients, servers, max_slots, seed)
         self._hungry: dict[SimulatedClient, None] = dict.fromkeys(self.fleet.clients)
         self._hunger = self.env.event()
         self._peak = 0
@@ -131,7 +130,7 @@ class Simulation:
         yield self.env.timeout(self.interval * group / GROUPS)
         while True:
             for client in clients:
-                self.fleet.tick(client)
+                self.fleet.tick(client, self.env.now)
             yield self.env.timeout(self.interval)
 
     def _hurry(self) -> Generator[simpy.Event, Any, None]:
@@ -146,26 +145,21 @@ class Simulation:
             fleet.random.shuffle(begun)
             for client, key, id, slot in begun:
                 client.pacing.finish(key)
-                if slot is None:
-                    client.pacing.fail(id)
-                else:
-                    client.pacing.succeed()
-                    fleet.offer(client, slot)
+                fleet.answer(client, id, slot, env.now)
             begun.clear()
             received = fleet.attempts
             for client in list(self._hungry):
                 if not client.deficit:
                     del self._hungry[client]
                     continue
-                for _ in range(client.pacing.room(client.deficit, env.now)):
-                    picked = fleet.pick(client.pacing.left_out)
+                for _ in range(client.room(env.now)):
+                    picked = fleet.pick(client.health.avoid)
                     if picked is None:
                         client.pacing.end()
                         break
-                    client.pacing.pick(picked)
                     number += 1
                     client.pacing.begin(number, picked, env.now)
-                    begun.append((client, number, picked, fleet.dial(picked)))
+                    begun.append((client, number, picked, fleet.dial(client, picked)))
             self._peak = max(self._peak, fleet.attempts - received)
             yield env.timeout(ROUND_TRIP)
 

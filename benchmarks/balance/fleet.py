@@ -1,4 +1,4 @@
-"""``python -m benchmarks.fleet 9 4``: a process of 9 slot servers with 4 workers each.
+"""``python -m benchmarks.balance.fleet 9 4``: a process of 9 slot servers with 4 workers each.
 
 A request is a float, the seconds of work in it. A worker sleeps for so long, and
 the answer is one byte. Requests that find no worker free queue up, first come

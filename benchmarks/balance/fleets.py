@@ -1,22 +1,21 @@
 """Servers and clients without sockets: the library's own decisions, and nothing of its I/O.
 
-A server is its ``Slots``, a client its ``Ranking`` and its ``Pacing``. What an
-attempt does here is what a rover and a pool do with one, at once.
+A server is its ``Slots``, a client its ``Ranking``, its ``Pacing`` and its ``Health``.
+What an attempt does here is what a rover and a pool do with one, at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from random import Random
 from statistics import mean, pstdev
 
-from gevent_rover.pacing import Pacing
-from gevent_rover.ranking import Ranked, Ranking
-from gevent_rover.registry import Server
-from gevent_rover.signals import Slot
-from gevent_rover.slots import Slots
+from gevent_rover import Choice, Entry, LowestSlot, Server, Slot, Slots
+from gevent_rover.policy.health import Health
+from gevent_rover.policy.pacing import Pacing
+from gevent_rover.policy.ranking import Ranking
 
-_ENTRY: Server = {"host": "192.0.2.1", "port": 1}  # nobody connects to it
+_SERVER: Server = {"host": "192.0.2.1", "port": 1}  # nobody connects to it
 
 
 class SimulatedServer:
@@ -34,24 +33,31 @@ class SimulatedServer:
         number = self.slots.take()
         assert number is not None
         while len(self._said) <= number:
-            self._said.append(Slot(len(self._said), self.id, _ENTRY))
+            self._said.append(Slot(len(self._said), self.id, _SERVER))
         return self._said[number]
 
 
 class SimulatedClient:
     """A client: the pool's decisions, and the rover's about quick roving."""
 
-    __slots__ = ("closed", "max_slots", "pacing", "ranking")
+    __slots__ = ("closed", "health", "pacing", "ranking")
 
-    def __init__(self, ranking: Ranking[Ranked], max_pending: int = 64) -> None:
-        self.ranking = ranking
-        self.max_slots = ranking.max_slots
+    def __init__(self, max_slots: int, choice: Choice, max_pending: int = 64) -> None:
+        self.ranking: Ranking[Entry] = Ranking(max_slots, choice)
         self.pacing = Pacing(max_pending)
+        self.health = Health()
         self.closed = 0  # connections that it gave up for better ones
 
     @property
     def deficit(self) -> int:
-        return self.max_slots - len(self.ranking)
+        return self.ranking.max_slots - len(self.ranking)
+
+    def room(self, now: float) -> int:
+        """Return how many attempts of quick roving it may begin (below 1: none)."""
+        for id in self.pacing.hanging(now):
+            assert id is not None
+            self.health.hangs(id)
+        return self.pacing.room(self.deficit)
 
 
 class Fleet:
@@ -61,70 +67,89 @@ class Fleet:
         self,
         clients: int,
         servers: int,
+        max_slots: int,
         seed: int,
-        make_ranking: Callable[[], Ranking[Ranked]],
+        make_choice: Callable[[], Choice] = LowestSlot,
     ) -> None:
         self.random = Random(seed)
         self.servers = {str(number): SimulatedServer(str(number)) for number in range(servers)}
         self._ids = list(self.servers)
-        self.clients = [SimulatedClient(make_ranking()) for _ in range(clients)]
+        self.clients = [SimulatedClient(max_slots, make_choice()) for _ in range(clients)]
         self.attempts = 0
 
-    def pick(self, left_out: Container[str] = ()) -> str | None:
-        """Pick a server as the rover does; None if all are left out."""
+    def pick(self, is_avoided: Callable[[str], bool] | None = None) -> str | None:
+        """Pick a server as the library's ``Picker`` does; None if all are avoided.
+
+        That one's generator has no seed, and a run here is to be repeatable.
+        """
+        if is_avoided is None:
+            return self.random.choice(self._ids)
         for _ in range(4):
             id = self.random.choice(self._ids)
-            if id not in left_out:
+            if not is_avoided(id):
                 return id
-        others = [id for id in self._ids if id not in left_out]
+        others = [id for id in self._ids if not is_avoided(id)]
         return self.random.choice(others) if others else None
 
-    def dial(self, id: str) -> Slot | None:
+    def dial(self, client: SimulatedClient, id: str) -> Slot | None:
         """Begin an attempt: take a slot; None from a dead server."""
+        client.health.picked(id)
         self.attempts += 1
         server = self.servers[id]
         return server.take() if server.alive else None
 
-    def offer(self, client: SimulatedClient, slot: Slot) -> bool:
-        """End an attempt: keep the connection, or give the slot back."""
-        ranking = client.ranking
-        server = self.servers[slot.server_id]
-        if not server.alive or not ranking.admits(slot):
-            if server.alive:
-                server.slots.free(slot)
-            return False
-        ranked = Ranked(slot)
-        ranking.add(ranked)
-        surplus = ranking.surplus()
-        if surplus is not None:
-            client.closed += 1
-            if surplus.state == "leased" and surplus is not ranked:
-                ranking.retire(surplus)  # The client gives its slot back with it.
-            else:
-                ranking.remove(surplus)
-                self.free(surplus)
-        ranking.rest(ranked)
-        return True
-
-    def free(self, ranked: Ranked) -> None:
-        """Give a connection's slot back to its server."""
-        assert isinstance(ranked.slot, Slot)
-        server = self.servers[ranked.slot.server_id]
-        if server.alive:
-            server.slots.free(ranked.slot)
-
-    def tick(self, client: SimulatedClient) -> None:
-        """Make one attempt for a client, at the cost of no time."""
-        client.pacing.tick(self.servers)
-        id = self.pick()
-        assert id is not None
-        client.pacing.pick(id)
-        slot = self.dial(id)
+    def answer(self, client: SimulatedClient, id: str, slot: Slot | None, now: float) -> None:
+        """End an attempt: tell the client how it went, and offer it the connection."""
         if slot is None:
-            client.pacing.fail(id)
+            client.pacing.fail(counts=not client.health.has_failed(id))
+            client.health.record(id, "unreachable", now)
         else:
             client.pacing.succeed()
+            client.health.record(id, "connection", now)
             self.offer(client, slot)
+
+    def offer(self, client: SimulatedClient, slot: Slot) -> bool:
+        """Keep a connection, or give its slot back."""
+        ranking = client.ranking
+        entry = Entry(slot)
+        if not self.servers[slot.server_id].alive or not ranking.admits(slot):
+            self._free(entry)
+            return False
+        ranking.add(entry)
+        excess = ranking.excess()
+        if excess is not None:
+            client.closed += 1
+            if ranking.give_up(excess):
+                self._free(excess)
+        ranking.make_idle(entry)
+        return True
+
+    def release(self, client: SimulatedClient, entry: Entry) -> None:
+        """End a lease: keep the connection, or close it if it was given up meanwhile."""
+        if entry.state == "retired":
+            self.close(client, entry)
+        else:
+            client.ranking.make_idle(entry)
+
+    def close(self, client: SimulatedClient, entry: Entry) -> None:
+        """Close a connection of a client."""
+        client.ranking.remove(entry)
+        self._free(entry)
+
+    def _free(self, entry: Entry) -> None:
+        """Give a connection's slot back to its server."""
+        assert entry.server_id is not None
+        server = self.servers[entry.server_id]
+        if server.alive:
+            server.slots.free(entry.slot)
+
+    def tick(self, client: SimulatedClient, now: float = 0.0) -> None:
+        """Make one attempt for a client, at the cost of no time."""
+        client.pacing.tick()
+        client.health.tick(self.servers)
+        id = self.pick()
+        assert id is not None
+        self.answer(client, id, self.dial(client, id), now)
 
     def kill(self, id: str) -> None:
         """Let a server die: all of its connections end."""
@@ -132,10 +157,9 @@ class Fleet:
         server.alive = False
         server.slots = Slots()
         for client in self.clients:
-            for ranked in client.ranking:
-                assert isinstance(ranked.slot, Slot)
-                if ranked.slot.server_id == id:
-                    client.ranking.remove(ranked)
+            for entry in client.ranking:
+                if entry.server_id == id:
+                    client.ranking.remove(entry)
 
     def revive(self, id: str) -> None:
         self.servers[id].alive = True

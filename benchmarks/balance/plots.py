@@ -1,4 +1,4 @@
-"""``python -m benchmarks.plots``: ``balance.json`` and ``simulation.json`` as SVG."""
+"""``python -m benchmarks.balance.plots``: ``balance.json`` and ``simulation.json`` as SVG."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import matplotlib
 matplotlib.use("svg")
 from matplotlib import pyplot
 
-from benchmarks.policies import POLICIES
+from benchmarks.balance.policies import POLICIES
 
 _HERE = Path(__file__).parent
 _COLOURS = dict(
@@ -137,7 +137,7 @@ def _logarithmic(axis: Any, ticks: tuple[int, ...]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.plots", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.balance.plots", description=__doc__)
     parser.add_argument("--balance", type=Path, default=_HERE / "balance.json", metavar="PATH")
     parser.add_argument(
         "--simulation", type=Path, default=_HERE / "simulation.json", metavar="PATH"

@@ -9,18 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from random import Random
-from typing import Any, TypeVar
+from typing import Any
 
-from gevent_rover.ranking import Ranked, Ranking
-from gevent_rover.signals import Slot
-
-_Ranked = TypeVar("_Ranked", bound=Ranked)
+from gevent_rover import Choice, Entry, LowestSlot
 
 
-def server_of(ranked: Ranked) -> str:
+def server_of(entry: Entry) -> str:
     """Return the id of a connection's server."""
-    assert isinstance(ranked.slot, Slot)
-    return ranked.slot.server_id
+    assert entry.server_id is not None
+    return entry.server_id
 
 
 def scatter(slot: int) -> float:
@@ -31,8 +28,8 @@ def scatter(slot: int) -> float:
     return slot * 0.6180339887498949 % 1
 
 
-class Choosing(Ranking[_Ranked]):
-    """A ranking that leases what :meth:`choose` picks.
+class Choosing:
+    """A :class:`Choice` that leases what :meth:`choose` picks.
 
     :param random: for the policies that leave something to chance.
     :param capacity: what each server can do, for the oracle alone; any unit.
@@ -42,70 +39,60 @@ class Choosing(Ranking[_Ranked]):
 
     def __init__(
         self,
-        max_slots: int,
         random: Random,
         capacity: Mapping[str, float],
         outstanding: Counter[str] | None = None,
     ) -> None:
-        super().__init__(max_slots)
         self.random = random
         self.capacity = capacity
         self.outstanding: Counter[str] = Counter() if outstanding is None else outstanding
-        self._resting: list[_Ranked] = []  # the one idle longest comes first
+        self._idle: list[Entry] = []  # the one idle longest comes first
 
-    def choose(self, idle: list[_Ranked]) -> _Ranked:
+    def choose(self, idle: list[Entry]) -> Entry:
         """Return one of the connections that are idle; there is at least one."""
         raise NotImplementedError
 
-    @property
-    def idle(self) -> int:
-        return len(self._resting)
+    def add(self, entry: Entry) -> None:
+        self._idle.append(entry)
 
-    def add(self, ranked: _Ranked) -> None:
-        super().add(ranked)
-        self.outstanding[server_of(ranked)] += 1
+    put_back = add
 
-    def lease(self) -> _Ranked | None:
-        if not self._resting:
+    def take(self) -> Entry | None:
+        if not self._idle:
             return None
-        ranked = self.choose(self._resting)
-        self._resting.remove(ranked)
-        ranked.state = "leased"
-        self.outstanding[server_of(ranked)] += 1
-        return ranked
+        entry = self.choose(self._idle)
+        self._idle.remove(entry)
+        self.outstanding[server_of(entry)] += 1
+        return entry
 
-    def rest(self, ranked: _Ranked) -> None:
-        ranked.state = "idle"
-        self._resting.append(ranked)
-        self.outstanding[server_of(ranked)] -= 1
+    def finished(self, entry: Entry) -> None:
+        self.outstanding[server_of(entry)] -= 1
 
-    def remove(self, ranked: _Ranked) -> None:
-        if ranked.state == "idle":
-            self._resting.remove(ranked)
-            ranked.state = "leased"  # The base class has no idle ones to take it from.
-        else:
-            self.outstanding[server_of(ranked)] -= 1
-        super().remove(ranked)
+    def remove(self, entry: Entry) -> None:
+        self._idle.remove(entry)
+
+    def __len__(self) -> int:
+        return len(self._idle)
 
     def clear(self) -> None:
-        super().clear()
-        self._resting.clear()
+        self._idle.clear()
+        self.outstanding.clear()
 
-    def _least(self, idle: list[_Ranked], key: Callable[[_Ranked], object]) -> _Ranked:
+    def _least(self, idle: list[Entry], key: Callable[[Entry], float]) -> Entry:
         """Return the one with the least ``key``; among several, any of them by chance."""
-        keys = {ranked: key(ranked) for ranked in idle}
-        least = min(keys.values())  # type: ignore[type-var]
-        return self.random.choice([ranked for ranked in idle if keys[ranked] == least])
+        keys = {entry: key(entry) for entry in idle}
+        least = min(keys.values())
+        return self.random.choice([entry for entry in idle if keys[entry] == least])
 
 
-class RandomChoice(Choosing[_Ranked]):
+class RandomChoice(Choosing):
     """Any of them."""
 
-    def choose(self, idle: list[_Ranked]) -> _Ranked:
+    def choose(self, idle: list[Entry]) -> Entry:
         return self.random.choice(idle)
 
 
-class RoundRobin(Choosing[_Ranked]):
+class RoundRobin(Choosing):
     """One of the next server that has any, in an order of each client's own."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -115,31 +102,31 @@ class RoundRobin(Choosing[_Ranked]):
         self._turn = {id: number for number, id in enumerate(ids)}
         self._next = 0
 
-    def choose(self, idle: list[_Ranked]) -> _Ranked:
+    def choose(self, idle: list[Entry]) -> Entry:
         count = len(self._turn)
-        ranked = min(idle, key=lambda r: (self._turn[server_of(r)] - self._next) % count)
-        self._next = self._turn[server_of(ranked)] + 1
-        return ranked
+        entry = min(idle, key=lambda each: (self._turn[server_of(each)] - self._next) % count)
+        self._next = self._turn[server_of(entry)] + 1
+        return entry
 
 
-class LeastUsed(Choosing[_Ranked]):
+class LeastUsed(Choosing):
     """One of the server at which this client has the fewest requests."""
 
-    def choose(self, idle: list[_Ranked]) -> _Ranked:
-        return self._least(idle, lambda ranked: self.outstanding[server_of(ranked)])
+    def choose(self, idle: list[Entry]) -> Entry:
+        return self._least(idle, lambda entry: self.outstanding[server_of(entry)])
 
 
-class TwoChoices(Choosing[_Ranked]):
+class TwoChoices(Choosing):
     """Of two servers picked at random, the one at which this client has fewer requests."""
 
-    def choose(self, idle: list[_Ranked]) -> _Ranked:
+    def choose(self, idle: list[Entry]) -> Entry:
         servers = list(dict.fromkeys(map(server_of, idle)))
         two = self.random.sample(servers, min(2, len(servers)))
         best = min(two, key=self.outstanding.__getitem__)
-        return next(ranked for ranked in idle if server_of(ranked) == best)
+        return next(entry for entry in idle if entry.server_id == best)
 
 
-class Scattered(Choosing[_Ranked]):
+class Scattered(Choosing):
     """The lowest slot, in another order of the slots, the same for all clients.
 
     A pool that filled after others has slots close together, and its lowest ones
@@ -147,28 +134,28 @@ class Scattered(Choosing[_Ranked]):
     filled at that time. In this order neighbours are far apart.
     """
 
-    def choose(self, idle: list[_Ranked]) -> _Ranked:
-        return min(idle, key=lambda ranked: scatter(ranked.slot))
+    def choose(self, idle: list[Entry]) -> Entry:
+        return min(idle, key=lambda entry: scatter(entry.slot))
 
 
-class LeastUsedScattered(Choosing[_Ranked]):
+class LeastUsedScattered(Choosing):
     """As :class:`LeastUsed`, and among several such servers as :class:`Scattered`."""
 
-    def choose(self, idle: list[_Ranked]) -> _Ranked:
+    def choose(self, idle: list[Entry]) -> Entry:
         return min(
-            idle, key=lambda ranked: (self.outstanding[server_of(ranked)], scatter(ranked.slot))
+            idle, key=lambda entry: (self.outstanding[server_of(entry)], scatter(entry.slot))
         )
 
 
-class Oracle(Choosing[_Ranked]):
+class Oracle(Choosing):
     """One of the server that would be through first, as far as its queue and its speed tell.
 
     Nobody has this knowledge; it shows what there is to win.
     """
 
-    def choose(self, idle: list[_Ranked]) -> _Ranked:
-        def until_through(ranked: _Ranked) -> float:
-            id = server_of(ranked)
+    def choose(self, idle: list[Entry]) -> Entry:
+        def until_through(entry: Entry) -> float:
+            id = server_of(entry)
             return (self.outstanding[id] + 1) / self.capacity[id]
 
         return self._least(idle, until_through)
@@ -177,8 +164,8 @@ class Oracle(Choosing[_Ranked]):
 LOWEST = "lowest slot"
 ORACLE = "oracle"
 
-#: The policies by name.
-POLICIES: dict[str, type[Choosing[Ranked]] | None] = {
+#: The policies by name; None: the library's.
+POLICIES: dict[str, type[Choosing] | None] = {
     LOWEST: None,
     "random": RandomChoice,
     "round robin": RoundRobin,
@@ -193,20 +180,16 @@ POLICIES: dict[str, type[Choosing[Ranked]] | None] = {
 CANDIDATES = ("scattered slot", "least used, scattered")
 
 
-def maker(name: str, seed: int, capacity: Mapping[str, float]) -> Callable[[int], Ranking[Ranked]]:
-    """Return a callable that makes the ranking of one client after the other.
+def maker(name: str, seed: int, capacity: Mapping[str, float]) -> Callable[[], Choice]:
+    """Return a callable that makes the choice of one client after the other.
 
     :param name: one of :data:`POLICIES`.
     :param seed: the same one, the same choices.
     :param capacity: what each server can do, by id.
     """
     choosing = POLICIES[name]
+    if choosing is None:
+        return LowestSlot
     random = Random(seed)
     shared: Counter[str] | None = Counter() if name == ORACLE else None
-
-    def make(max_slots: int) -> Ranking[Ranked]:
-        if choosing is None:
-            return Ranking(max_slots)
-        return choosing(max_slots, random, capacity, shared)
-
-    return make
+    return lambda: choosing(random, capacity, shared)

@@ -13,22 +13,22 @@ from typing import Any
 
 import simpy
 
-from benchmarks.fleets import Fleet, SimulatedClient, excess, variation
+from benchmarks.balance.fleets import Fleet, SimulatedClient, excess, variation
+from benchmarks.balance.parameters import Setup, Start
+from benchmarks.balance.policies import maker, server_of
 from benchmarks.measure import percentile
-from benchmarks.parameters import Setup, Start
-from benchmarks.policies import maker, server_of
-from gevent_rover.ranking import Ranked
+from gevent_rover import Entry
 
 
 class _Request:
-    __slots__ = ("arrived", "client", "counts", "ranked", "work")
+    __slots__ = ("arrived", "client", "counts", "entry", "work")
 
     def __init__(self, arrived: float, client: SimulatedClient, work: float, counts: bool) -> None:
         self.arrived = arrived
         self.client = client
         self.work = work
         self.counts = counts
-        self.ranked: Ranked | None = None
+        self.entry: Entry | None = None
 
 
 class Model:
@@ -41,7 +41,7 @@ class Model:
         self.slowness = dict.fromkeys(ids, 1.0) | dict.fromkeys(ids[:slow], setup.slowness)
         self.capacity = {id: setup.workers / setup.mean / self.slowness[id] for id in ids}
         make = maker(policy, seed, self.capacity)
-        self.fleet = Fleet(setup.pools, setup.servers, seed, lambda: make(setup.max_slots))
+        self.fleet = Fleet(setup.pools, setup.servers, setup.max_slots, seed, make)
         self.setup = setup
         self.load = load
         self.start = start
@@ -98,9 +98,8 @@ class Model:
 
     def _restart(self, client: SimulatedClient) -> None:
         """Let a client go, the others rove for two intervals, and it come back."""
-        for ranked in client.ranking:
-            client.ranking.remove(ranked)
-            self.fleet.free(ranked)
+        for entry in client.ranking:
+            self.fleet.close(client, entry)
         for _ in range(2):
             for other in self.fleet.clients:
                 if other is not client:
@@ -115,15 +114,15 @@ class Model:
             client = random.choice(self.fleet.clients)
             work = random.expovariate(1 / self.setup.mean)
             request = _Request(env.now, client, work, number >= self.counted_from)
-            ranked = client.ranking.lease()
-            if ranked is None:
+            entry = client.ranking.lease()
+            if entry is None:
                 self.waiting[client].append(request)
             else:
-                self._send(request, ranked)
+                self._send(request, entry)
 
-    def _send(self, request: _Request, ranked: Ranked) -> None:
-        request.ranked = ranked
-        id = server_of(ranked)
+    def _send(self, request: _Request, entry: Entry) -> None:
+        request.entry = entry
+        id = server_of(entry)
         if request.counts:
             self.served[id] += 1
         if self.busy[id] < self.setup.workers:
@@ -145,9 +144,9 @@ class Model:
             self._work(self.queues[id].popleft(), id)
         else:
             self.busy[id] -= 1
-        ranked, client = request.ranked, request.client
-        assert ranked is not None
+        entry, client = request.entry, request.client
+        assert entry is not None
         if self.waiting[client]:
-            self._send(self.waiting[client].popleft(), ranked)
+            self._send(self.waiting[client].popleft(), entry)
         else:
-            client.ranking.rest(ranked)
+            self.fleet.release(client, entry)

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.simulation``: fleets too large for one machine, and runs too long for it.
+"""``python -m benchmarks.balance.simulation``: what is too large or too long for one machine.
 
 ``convergence`` lets up to 10,000 clients and 1,000 servers level themselves;
 ``requests`` runs the policies on a model of the real run.
@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.convergence import Phase, Simulation, as_row
-from benchmarks.parameters import Setup, Start
-from benchmarks.policies import POLICIES
-from benchmarks.queueing import Model
+from benchmarks.balance.convergence import Phase, Simulation, as_row
+from benchmarks.balance.parameters import Setup, Start
+from benchmarks.balance.policies import POLICIES
+from benchmarks.balance.queueing import Model
 from benchmarks.report import about, arguments, markdown, show, write
+
+_MODULE = "benchmarks.balance.simulation"
+_OUTPUT = Path(__file__).parent / "simulation.json"
 
 #: Clients, servers, max_slots, roving_interval.
 FLEETS = (
@@ -158,8 +162,8 @@ PARTS: dict[str, Callable[[bool], Any]] = {"convergence": _converge, "requests":
 
 
 def main() -> None:
-    options = arguments("benchmarks.simulation", __doc__, PARTS, "simulation.json").parse_args()
-    report = about("benchmarks.simulation", 1 if options.quick else 3)
+    options = arguments(_MODULE, __doc__, PARTS, _OUTPUT).parse_args()
+    report = about(_MODULE, 1 if options.quick else 3)
     for name, part in PARTS.items():
         if not options.only or name in options.only:
             report[name] = part(options.quick)

@@ -1,12 +1,15 @@
-"""``python -m benchmarks``: measure, print a table, write it as JSON."""
+"""``python -m benchmarks.speed``: measure, print a table, write it as JSON."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
-from benchmarks import attempts, fills, lags, leases, memory, servers
 from benchmarks.measure import Row
 from benchmarks.report import about, arguments, heading, markdown
+from benchmarks.speed import attempts, fills, lags, leases, memory, servers
+
+_HERE = Path(__file__).parent
 
 SECTIONS = {
     "attempts": attempts.measure,
@@ -19,7 +22,7 @@ SECTIONS = {
 
 
 def main() -> None:
-    parser = arguments("benchmarks", __doc__, SECTIONS, "results.json")
+    parser = arguments("benchmarks.speed", __doc__, SECTIONS, _HERE / "results.json")
     parser.add_argument("--rounds", type=int, help="how many rounds (default: 5)")
     options = parser.parse_args()
     rounds = options.rounds or (1 if options.quick else 5)
@@ -29,7 +32,7 @@ def main() -> None:
         if not options.only or name in options.only
         for row in measure(rounds, quick=options.quick)
     ]
-    report = about("benchmarks", rounds)
+    report = about("benchmarks.speed", rounds)
     print(heading(report))
     print(table(rows))
     report |= {"rows": [row.as_json() for row in rows]}

@@ -31,9 +31,9 @@ _VARIANTS = {"with an attempt receiver": 1.1, "through connect()": 1.05, "10,000
 
 def measure(rounds: int, *, quick: bool) -> list[Row]:
     count = 200 if quick else 4000
-    with python("slot_server") as server:
+    with python("speed.slot_server") as server:
         addresses = [(host, port) for host, port in server.receive()]
-        with node("attempts.js", addresses) as script:
+        with node("speed/attempts.js", addresses) as script:
 
             def rover(**options: Any) -> Callable[[], float]:
                 return lambda: cpu_of(lambda n: _flat_out(addresses, n, **options), count)

@@ -1,6 +1,6 @@
 """How long it takes to fill a pool, and to refill it after a server died.
 
-``python -m benchmarks.fills 10`` is a process with 10 slot servers.
+``python -m benchmarks.speed.fills 10`` is a process with 10 slot servers.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from gevent.fileobject import FileObject
 from benchmarks.child import python
 from benchmarks.loopback import registry
 from benchmarks.measure import Row, Spread, in_turn
-from gevent_rover import Rover, Slot, SlotServer
-from gevent_rover.pool import SlotPool
+from gevent_rover import Rover, Slot, SlotPool, SlotServer
 
 _FILL = "filling a pool of {} from 10 servers"
 _REFILL = "refilling it after one of four servers died"
@@ -39,7 +38,7 @@ def measure(rounds: int, *, quick: bool) -> list[Row]:
 
 def _fill(size: int) -> float:
     with ExitStack() as stack:
-        servers = stack.enter_context(python("fills", 10)).receive()
+        servers = stack.enter_context(python("speed.fills", 10)).receive()
         rover = Rover(registry([(host, port) for host, port in servers]))
         pool = stack.enter_context(SlotPool(rover, max_slots=size))
         full = _when(rover, lambda: pool.size == size)
@@ -51,7 +50,7 @@ def _fill(size: int) -> float:
 
 def _refill(size: int) -> float:
     with ExitStack() as stack:
-        children = [stack.enter_context(python("fills", 1)) for _ in range(4)]
+        children = [stack.enter_context(python("speed.fills", 1)) for _ in range(4)]
         rover = Rover(
             registry([(host, port) for [[host, port]] in (c.receive() for c in children)])
         )

@@ -10,8 +10,7 @@ import gevent
 from benchmarks.child import python
 from benchmarks.loopback import descriptors, hang, registry, silent_servers
 from benchmarks.measure import Row, Spread, in_turn, percentile
-from gevent_rover import Rover
-from gevent_rover.pool import SlotPool
+from gevent_rover import Rover, SlotPool
 
 _EVERY = 0.001
 
@@ -64,7 +63,7 @@ def _hanging(count: int, timeout: float) -> float:
 
 
 def _filling(size: int) -> float:
-    with python("fills", 10) as servers:
+    with python("speed.fills", 10) as servers:
         rover = Rover(registry([(host, port) for host, port in servers.receive()]))
         with SlotPool(rover, max_slots=size) as pool:
 

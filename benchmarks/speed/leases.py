@@ -11,7 +11,7 @@ from gevent.queue import LifoQueue
 
 from benchmarks.loopback import Address, descriptors, silent_servers
 from benchmarks.measure import Row, compare, cpu_of, in_turn
-from gevent_rover.pool import SlotPool
+from gevent_rover import SlotPool
 
 
 def measure(rounds: int, *, quick: bool) -> list[Row]:

@@ -1,6 +1,7 @@
 """Memory of an attempt that is pending at a silent server.
 
-``python -m benchmarks.memory '"rover"' ADDRESSES COUNT`` (or ``'"bare"'``) is the measured process.
+``python -m benchmarks.speed.memory '"rover"' ADDRESSES COUNT`` (or ``'"bare"'``) is the measured
+process.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def measure(rounds: int, *, quick: bool) -> list[Row]:
 
 
 def _of(kind: str, count: int) -> float:
-    with silent_servers() as addresses, python("memory", kind, addresses, count) as child:
+    with silent_servers() as addresses, python("speed.memory", kind, addresses, count) as child:
         return float(child.receive())
 
 

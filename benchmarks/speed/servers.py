@@ -1,6 +1,6 @@
 """The server's side of a connection: accept, slot line, slot back.
 
-``python -m benchmarks.servers '"slot"'`` (or ``'"bare"'``) is the measured process.
+``python -m benchmarks.speed.servers '"slot"'`` (or ``'"bare"'``) is the measured process.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def measure(rounds: int, *, quick: bool) -> list[Row]:
     count = 200 if quick else 4000
     with ExitStack() as stack:
         servers: dict[str, Child | None] = {
-            "SlotServer": stack.enter_context(python("servers", "slot")),
-            "bare StreamServer": stack.enter_context(python("servers", "bare")),
-            "Node net": stack.enter_context(node("server.js")),
+            "SlotServer": stack.enter_context(python("speed.servers", "slot")),
+            "bare StreamServer": stack.enter_context(python("speed.servers", "bare")),
+            "Node net": stack.enter_context(node("speed/server.js")),
         }
         measures: dict[str, Callable[[], float]] = {}
         for name, server in servers.items():

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.slot_server``: says slot 7 to whoever connects, and polls meanwhile.
+"""``python -m benchmarks.speed.slot_server``: says slot 7 to whoever connects, and polls meanwhile.
 
 It isn't measured, its clients are. A server that sleeps between events has to
 be woken, and the kernel charges the waking to the client whose packet does it.

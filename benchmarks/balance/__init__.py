@@ -1,0 +1,1 @@
+"""How well gevent_rover spreads the load, measured and simulated, side by side with others."""

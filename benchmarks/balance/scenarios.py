@@ -1,0 +1,62 @@
+"""What happens to the servers in the real run, and which requests come when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+from benchmarks.balance.parameters import Setup, Start
+from benchmarks.balance.policies import CANDIDATES, POLICIES
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """What happens to the servers (some are slow, or the last one comes or goes), and the start."""
+
+    name: str
+    loads: tuple[float, ...]
+    slow: int = 0
+    event: Literal["", "dies", "joins"] = ""
+    start: Start = "together"
+
+    def slowness(self, setup: Setup) -> list[float]:
+        slow = [setup.slowness] * self.slow
+        return slow + [1.0] * (setup.servers - self.slow)
+
+    @property
+    def policies(self) -> list[str]:
+        """Their names: a change of ours that might be worth it isn't for the rare case."""
+        return [name for name in POLICIES if not (self.event and name in CANDIDATES)]
+
+    def rate(self, setup: Setup, load: float) -> float:
+        """Return the requests per second that are ``load`` for the fleet at its smallest."""
+        capacity = [setup.workers / setup.mean / slowness for slowness in self.slowness(setup)]
+        return load * sum(capacity[:-1] if self.event else capacity)
+
+
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario("steady", (0.3, 0.7, 0.9)),
+        Scenario("two slow servers", (0.7, 0.9), slow=2),
+        Scenario("one dies", (0.7, 0.9), event="dies"),
+        Scenario("one joins", (0.7, 0.9), event="joins"),
+        Scenario("started in turn", (0.7,), start="in turn"),
+    )
+}
+
+#: One request: when it comes, to which pool, and the seconds of work in it.
+Arrival = tuple[float, int, float]
+
+
+def arrivals(setup: Setup, rate: float, seed: int) -> Iterator[Arrival]:
+    """Generate the requests of one run; with one seed they are the same for every policy."""
+    random = Random(seed)
+    at = 0.0
+    while True:
+        at += random.expovariate(rate)
+        if at >= setup.warm_up + setup.seconds:
+            return
+        yield at, random.randrange(setup.pools), random.expovariate(1 / setup.mean)

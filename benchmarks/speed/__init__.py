@@ -1,0 +1,1 @@
+"""What gevent_rover costs, measured side by side with others."""
