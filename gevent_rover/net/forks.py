@@ -75,18 +75,20 @@ def _make_mark() -> Any:
     return page
 
 
-# True at 0, but for a forked child that hasn't noticed yet.
-_mark: Final = _make_mark()
+#: ``same_process[0]`` is true, but in a forked child that hasn't noticed yet. To look is
+#: for those who can't afford the call of :func:`check_fork`: twice 0.03 of the 1.7 µs that
+#: a lease takes.
+same_process: Final = _make_mark()
 
 
 def check_fork() -> None:
     """Notice a fork that ran none of Python's hooks: one made in C."""
-    if not _mark[0]:
+    if not same_process[0]:
         _after_fork_in_child()
 
 
 def _after_fork_in_child() -> None:
-    _mark[0] = 1
+    same_process[0] = 1
     for forkable in list(_forkables):
         try:
             forkable._after_fork()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import _socket
+from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, Final
 
 from gevent import socket as gevent_socket
@@ -15,14 +17,10 @@ READ: Final = 1
 WRITE: Final = 2
 
 
-def raw_of(sock: gevent_socket.socket) -> _socket.socket:
-    """Return the non-blocking socket inside a gevent socket.
-
-    A gevent socket's own methods wait, or take a detour of Python code around
-    each system call.
-    """
-    raw: _socket.socket = sock._sock  # type: ignore[attr-defined]
-    return raw
+#: Returns the non-blocking socket inside a gevent socket: another one once it's closed.
+#: A gevent socket's own methods wait, or take a detour of Python code around each
+#: system call. Not a function in Python: each lease calls it twice, at half the cost.
+raw_of: Final[Callable[[Any], _socket.socket]] = attrgetter("_sock")
 
 
 def reader_of(sock: gevent_socket.socket) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gevent import socket as gevent_socket
 
 from gevent_rover.errors import PoolError
-from gevent_rover.net.forks import check_fork
+from gevent_rover.net.forks import check_fork, same_process
 from gevent_rover.pooling.connection import PooledConnection
 from gevent_rover.pooling.stock import Stock
 
@@ -33,7 +33,8 @@ class Lease:
     def __exit__(self, kind: object, value: object, traceback: object) -> None:
         connection, self._connection = self._connection, None
         assert connection is not None
-        check_fork()
+        if not same_process[0]:
+            check_fork()
         if connection.leases != self._number or connection.state in ("idle", "closed"):
             return  # Given back or discarded by hand, and perhaps leased again since.
         if kind is None:

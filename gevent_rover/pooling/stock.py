@@ -12,7 +12,7 @@ from gevent import socket as gevent_socket
 
 from gevent_rover.errors import PoolClosed, PoolError, PoolTimeout
 from gevent_rover.models import Slot
-from gevent_rover.net.forks import Forkable, check_fork
+from gevent_rover.net.forks import Forkable, check_fork, same_process
 from gevent_rover.policy.choice import Choice
 from gevent_rover.policy.ranking import Ranking
 from gevent_rover.pooling.connection import PooledConnection
@@ -76,9 +76,9 @@ class Stock(Forkable):
         :raises PoolTimeout: none became idle in time.
         :raises PoolClosed: the pool is closed, or was meanwhile.
         """
-        check_fork()
-        lease = self.ranking.lease
-        while (connection := lease()) is not None:
+        if not same_process[0]:
+            check_fork()
+        while (connection := self.ranking.lease()) is not None:
             connection.watcher.stop()
             if self.supply is not None and self._is_gone(connection.slot):
                 self.drop(connection)
@@ -103,7 +103,11 @@ class Stock(Forkable):
         default = gevent_socket.getdefaulttimeout()
         if socket.timeout != default:
             socket.settimeout(default)
-        self._make_idle(connection)
+        self.ranking.make_idle(connection)
+        if self.waiters.queue:
+            self._hand_on()
+        else:
+            connection.watcher.start(self._on_readable, connection)
 
     def drop(self, connection: PooledConnection) -> None:
         """Close a connection, whatever state it is in, and forget it."""
@@ -115,7 +119,8 @@ class Stock(Forkable):
 
         :raises PoolError: it isn't leased from this pool.
         """
-        check_fork()
+        if not same_process[0]:
+            check_fork()
         connection = self.by_socket.get(socket)
         if connection is None or connection.state == "idle":
             if socket in self._lost:
@@ -148,7 +153,11 @@ class Stock(Forkable):
         self.by_socket[socket] = connection
         self.ranking.add(connection)
         self._give_up_excess()
-        self._make_idle(connection)
+        self.ranking.make_idle(connection)
+        if self.waiters.queue:
+            self._hand_on()
+        else:
+            connection.watcher.start(self._on_readable, connection)
         return True
 
     def resize(self, max_slots: int) -> None:
@@ -183,17 +192,12 @@ class Stock(Forkable):
             raise PoolTimeout(_explanation(self, monotonic() - began if timeout else 0.0))
         return connection
 
-    def _make_idle(self, connection: PooledConnection) -> None:
-        """Make a connection idle; lease one at once to who waits longest."""
-        self.ranking.make_idle(connection)
-        if not self.waiters.queue:
-            connection.watcher.start(self._on_readable, connection)
-            return
-        # Nobody waits while one is idle, so it's this one.
-        lent = self.ranking.lease()
-        assert lent is connection
-        lent.leases += 1
-        self.waiters.hand(lent)
+    def _hand_on(self) -> None:
+        """Lease what has just become idle to who waits longest: nobody waits while one is idle."""
+        connection = self.ranking.lease()
+        assert connection is not None
+        connection.leases += 1
+        self.waiters.hand(connection)
 
     def _give_up_excess(self) -> None:
         while (connection := self.ranking.excess()) is not None:
