@@ -22,6 +22,10 @@ WRITE: Final = 2
 #: system call. Not a function in Python: each lease calls it twice, at half the cost.
 raw_of: Final[Callable[[Any], _socket.socket]] = attrgetter("_sock")
 
+#: Tells whether a gevent socket is closed, a ``makefile()`` of it still open or not. Its
+#: property ``closed`` is a function in Python, too.
+is_closed: Final[Callable[[Any], bool]] = attrgetter("_closed")
+
 
 def reader_of(sock: gevent_socket.socket) -> Any:
     """Return the watcher for reading inside a gevent socket, stopped.

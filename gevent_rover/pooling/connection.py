@@ -10,7 +10,7 @@ from gevent import get_hub
 from gevent import socket as gevent_socket
 from gevent.monkey import get_original
 
-from gevent_rover.net.sockets import READ, close_now, close_whole, raw_of, what_arrived
+from gevent_rover.net.sockets import READ, close_now, close_whole, is_closed, what_arrived
 from gevent_rover.policy.entry import Entry
 
 # The real one, in patched processes, too: it's asked with a timeout of 0 only.
@@ -20,12 +20,11 @@ _poll: Final = get_original("select", "poll")
 class PooledConnection(Entry):
     """A connection of a pool, with what is needed to watch it."""
 
-    __slots__ = ("arrived", "leases", "plain", "poll", "raw", "socket", "watcher")
+    __slots__ = ("arrived", "leases", "plain", "poll", "socket", "watcher")
 
     def __init__(self, slot: int, socket: gevent_socket.socket) -> None:
         super().__init__(slot)
         self.socket = socket
-        self.raw = raw_of(socket)
         self.plain = type(socket) is gevent_socket.socket
         self.leases = 0  # how often it was leased: tells one lease from the next
         self.arrived = monotonic()
@@ -45,7 +44,7 @@ class PooledConnection(Entry):
         A poll object of its own for each connection costs a third of a
         ``recv`` with MSG_PEEK, which raises in the case that matters.
         """
-        if raw_of(self.socket) is not self.raw:
+        if is_closed(self.socket):
             return "its user closed it"
         if self.plain:
             return what_arrived(self.socket) if self.poll(0) else None

@@ -13,6 +13,7 @@ from gevent import socket as gevent_socket
 from gevent_rover.errors import PoolClosed, PoolError, PoolTimeout
 from gevent_rover.models import Slot
 from gevent_rover.net.forks import Forkable, check_fork, same_process
+from gevent_rover.net.sockets import is_closed
 from gevent_rover.policy.choice import Choice
 from gevent_rover.policy.ranking import Ranking
 from gevent_rover.pooling.connection import PooledConnection
@@ -233,7 +234,7 @@ class Stock(Forkable):
     def _reason_to_refuse(self, slot: int, socket: gevent_socket.socket) -> str | None:
         if self.closed:
             return "the pool is closed"
-        if socket.closed:  # type: ignore[attr-defined]
+        if is_closed(socket):
             return "its socket is closed"
         if self._is_gone(slot):
             return "its server left the registry, or changed in it"
