@@ -12,7 +12,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gevent_rover import ProtocolError
-from gevent_rover.policy.protocol import MAX_DIGITS, bytes_needed, decode_slot_line, encode_slot_line
+from gevent_rover.policy.protocol import (
+    MAX_DIGITS,
+    bytes_needed,
+    decode_slot_line,
+    encode_slot_line,
+)
 
 LINES = [b"0\r\n", b"173\r\n", b"9876543210123456789\r\n"]
 SURPLUSES = [b"", b"x", b"\n", b"\r\n", b"5\r\n", b"HTTP/1.1 200 OK\r\n\r\n", bytes(range(256))]

@@ -46,8 +46,8 @@ from gevent_rover import (
     SlotServer,
     TLSError,
 )
-from gevent_rover.pooling.pool import SlotPool
 from gevent_rover.net.tls import is_unreachable, wrap
+from gevent_rover.pooling.pool import SlotPool
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
