@@ -5,13 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from math import inf
-from typing import Any, Final, Generic, TypeVar, overload
+from operator import attrgetter
+from typing import Any, Final
 
 #: The most seconds that Python's own locks wait for: some 292 years. A larger number
 #: can't be a duration, and overflows in the event loops.
 MAX_SECONDS: Final = threading.TIMEOUT_MAX
-
-_Number = TypeVar("_Number")
 
 
 def check_seconds(name: str, value: Any) -> float:
@@ -54,32 +53,29 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-class Checked(Generic[_Number]):
-    """An attribute that may be assigned at any time, and that refuses what isn't valid.
+def checked(check: Callable[[str, Any], object], default: object) -> Any:
+    """Return an attribute for a class's body: it refuses what isn't valid whenever it's assigned.
 
     :param check: called with the attribute's name and what is assigned; raises, or
         returns what is stored.
     :param default: its value until it's assigned.
     """
+    return _Checked(check, default)
 
-    def __init__(self, check: Callable[[str, Any], _Number], default: _Number) -> None:
+
+class _Checked(property):
+    """A property whose getter is C: a server looks at two for each connection."""
+
+    def __init__(self, check: Callable[[str, Any], object], default: object) -> None:
+        super().__init__()
         self._check = check
         self._default = default
 
     def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
+        stored, check = f"_checked_{name}", self._check
+        setattr(owner, stored, self._default)
 
-    @overload
-    def __get__(self, instance: None, owner: type) -> _Number: ...
+        def assign(instance: object, value: object) -> None:
+            setattr(instance, stored, check(name, value))
 
-    @overload
-    def __get__(self, instance: object, owner: type) -> _Number: ...
-
-    def __get__(self, instance: object | None, owner: type) -> _Number:
-        if instance is None:
-            return self._default
-        value: _Number = vars(instance).get(self._name, self._default)
-        return value
-
-    def __set__(self, instance: object, value: _Number) -> None:
-        vars(instance)[self._name] = self._check(self._name, value)
+        super().__init__(attrgetter(stored), assign, doc="Checked whenever it's assigned.")

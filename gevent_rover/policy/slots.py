@@ -6,7 +6,7 @@ from functools import partial
 from heapq import heappop, heappush
 from typing import Any, Final
 
-from gevent_rover.checks import Checked, check_count
+from gevent_rover.checks import check_count, checked
 
 # Leaves room for thousands of slots among the 19 digits that a slot line may have.
 _MOST: Final = 10**15
@@ -31,8 +31,8 @@ class Slots:
     Not for several native threads at a time. Neither method switches greenlets.
     """
 
-    stride = Checked(partial(check_count, most=_MOST), 1)
-    limit = Checked(_check_limit, None)
+    stride: int = checked(partial(check_count, most=_MOST), 1)
+    limit: int | None = checked(_check_limit, None)
 
     def __init__(self, *, stride: int = 1, offset: int = 0, limit: int | None = None) -> None:
         self._offset = check_count("offset", offset, least=0, most=_MOST)

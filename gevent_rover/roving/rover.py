@@ -7,7 +7,7 @@ from typing import Any, TypeVar, overload
 
 from gevent import get_hub, getcurrent, joinall
 
-from gevent_rover.checks import Checked, check_timeout
+from gevent_rover.checks import check_timeout, checked
 from gevent_rover.errors import PoolError
 from gevent_rover.models import Server
 from gevent_rover.net.addresses import forget_lookups
@@ -56,7 +56,7 @@ class Rover(Settings, Forkable):
 
     #: Seconds that :meth:`stop` waits for attempts that are being published,
     #: unless it's told otherwise; as in gevent's servers. None: as long as it takes.
-    stop_timeout: Checked[float | None] = Checked(check_timeout, 1.0)
+    stop_timeout: float | None = checked(check_timeout, 1.0)
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gevent_rover.checks import Checked, check_count, check_seconds
+from gevent_rover.checks import check_count, check_seconds, checked
 from gevent_rover.models import Server
 
 
@@ -17,11 +17,11 @@ class Settings:
 
     #: Seconds from one attempt to the next. Another one holds from the next tick on;
     #: :meth:`Rover.wake` makes that now.
-    roving_interval = Checked(check_seconds, 1.0)
+    roving_interval: float = checked(check_seconds, 1.0)
     #: Seconds that one attempt may take in all.
-    timeout = Checked(check_seconds, 5.0)
+    timeout: float = checked(check_seconds, 5.0)
     #: How many of the loop's attempts may be in flight at a time.
-    max_pending = Checked(check_count, 64)
+    max_pending: int = checked(check_count, 64)
 
     #: The registry. Any greenlet and any native thread may change it at any time.
     servers: dict[str, Server]

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gevent_rover.net.forks import check_fork
+from gevent_rover.net.forks import check_fork, same_process
 from gevent_rover.net.sockets import close_now, end_whole
 
 
 class _Open:
     """A connection that is open: how its slot is given back, and the greenlet that serves it."""
 
-    __slots__ = ("give_back", "greenlet")
-
-    def __init__(self) -> None:
-        self.give_back: Callable[[], None] | None = None  # None: it has no slot yet
-        self.greenlet: Any = None
+    give_back: Callable[[], None] | None = None  # None: it has no slot yet
+    greenlet: Any = None
 
 
 class Connections:
@@ -48,14 +45,17 @@ class Connections:
 
         :param give_back: called once, when the connection has ended.
         """
-        self._by_socket.setdefault(socket, _Open()).give_back = give_back
+        connection = self._by_socket.get(socket)
+        if connection is None:  # It came in by hand.
+            connection = self._by_socket[socket] = _Open()
+        connection.give_back = give_back
 
     def end(self, socket: Any) -> None:
         """End a connection and give its slot back, once, whoever comes first."""
-        check_fork()
+        if not same_process[0]:
+            check_fork()
         connection = self._by_socket.pop(socket, None)
         if connection is None:
-            socket.close()
             return
         # Closed first: a client that sees its connection end may come back
         # at once, but must not find two connections with the same slot.

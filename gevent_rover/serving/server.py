@@ -14,8 +14,8 @@ from gevent.pool import Group, Pool
 from gevent.server import StreamServer
 from gevent.timeout import Timeout
 
-from gevent_rover.checks import Checked, check_count, check_seconds, check_timeout
-from gevent_rover.net.forks import Forkable, check_fork
+from gevent_rover.checks import check_count, check_seconds, check_timeout, checked
+from gevent_rover.net.forks import Forkable, check_fork, same_process
 from gevent_rover.net.interrupts import calls_out, put_off
 from gevent_rover.net.sockets import INTERNET, peer_gone, raw_of
 from gevent_rover.policy.protocol import encode_slot_line
@@ -63,10 +63,10 @@ class SlotServer(StreamServer, Forkable):
     """
 
     #: Seconds that a client has for the TLS handshake.
-    handshake_timeout = Checked(check_seconds, 10.0)
+    handshake_timeout: float = checked(check_seconds, 10.0)
 
     #: Seconds that :meth:`stop` lets handlers finish; None: as long as it takes.
-    stop_timeout: Checked[float | None] = Checked(check_timeout, 1.0)  # type: ignore[assignment]
+    stop_timeout: float | None = checked(check_timeout, 1.0)  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -161,7 +161,8 @@ class SlotServer(StreamServer, Forkable):
 
         A greenlet that is killed before it began closes nothing by itself.
         """
-        check_fork()
+        if not same_process[0]:
+            check_fork()
         self._connections.add(socket)
         if self._ssl_context is None:
             self._spawn_handle(socket, address)
