@@ -393,6 +393,136 @@ def test_a_client_that_is_gone_before_its_slot_line_is_not_reported(
     assert served == [0]
 
 
+def reads(sock: Socket) -> None:
+    sock.recv(1)
+
+
+def writes(sock: Socket) -> None:
+    while True:
+        sock.sendall(b"x")
+
+
+def over_tcp() -> Any:
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    return listener
+
+
+def over_unix() -> Any:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind("")  # Linux chooses an abstract name.
+    listener.listen()
+    return listener
+
+
+@pytest.mark.parametrize(
+    ("listen", "leave", "use", "failure"),
+    [
+        (over_tcp, reset, reads, ConnectionResetError),
+        (over_tcp, reset, writes, ConnectionResetError),
+        (over_tcp, Socket.close, writes, BrokenPipeError),
+        (over_unix, Socket.close, writes, BrokenPipeError),
+    ],
+)
+def test_a_client_that_is_gone_while_its_handler_runs_is_one_line_in_the_log(
+    closing: Callable[[Any], Any],
+    reports: list[BaseException],
+    caplog: pytest.LogCaptureFixture,
+    listen: Callable[[], Any],
+    leave: Callable[[Socket], None],
+    use: Callable[[Socket], None],
+    failure: type[ConnectionError],
+) -> None:
+    caplog.set_level("DEBUG", "gevent_rover")
+    left = Event()
+    failed: list[type[BaseException]] = []
+
+    def handle(slot: int, sock: Socket, address: Any) -> None:
+        left.wait()
+        try:
+            use(sock)
+        except BaseException as exc:
+            failed.append(type(exc))
+            raise
+
+    listener = listen()
+    server = closing(SlotServer(listener, handle, slots=Slots(offset=7)))
+    server.start()
+    sock = closing(socket.socket(listener.family))
+    sock.connect(listener.getsockname())
+    assert read_slot_line(sock) == 7
+    leave(sock)
+    left.set()
+    wait_until(lambda: not server.slots)
+    gevent.sleep(0)  # A report would come by now.
+    assert (failed, reports) == ([failure], [])
+    (line,) = caplog.records
+    assert (line.name, line.levelname) == ("gevent_rover.server", "DEBUG")
+    assert line.getMessage().startswith("slot 7: its client ")
+    assert line.exc_info is None
+
+
+def stays(sock: Socket) -> None:
+    pass
+
+
+def ends_its_direction(sock: Socket) -> None:
+    sock.shutdown(socket.SHUT_WR)
+
+
+def refused(sock: Socket) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # but it doesn't listen
+        socket.create_connection(nobody.getsockname())
+
+
+def reset_by_another(sock: Socket) -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        theirs.close()
+        ours.sendall(b"x")
+
+
+@pytest.mark.parametrize("client", [stays, ends_its_direction])
+@pytest.mark.parametrize(
+    ("fail", "failure"),
+    [(refused, ConnectionRefusedError), (reset_by_another, BrokenPipeError)],
+)
+def test_a_connection_error_of_the_handlers_own_is_reported_with_a_traceback(
+    slot_server: Callable[..., SlotServer],
+    call: Call,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    client: Callable[[Socket], None],
+    fail: Callable[[Socket], None],
+    failure: type[ConnectionError],
+) -> None:
+    caplog.set_level("DEBUG", "gevent_rover")
+    goes_on = Event()
+
+    def handle(slot: int, sock: Socket, address: Any) -> None:
+        goes_on.wait()
+        fail(sock)
+
+    server = slot_server(handle)
+    _, sock = call(server)
+    client(sock)
+    goes_on.set()
+    assert read_all(sock) == b""
+    said: list[str] = []
+
+    def printed() -> bool:
+        said.append(capsys.readouterr().err)
+        return f"failed with {failure.__name__}" in "".join(said)
+
+    wait_until(printed)
+    assert "Traceback (most recent call last)" in "".join(said)
+    assert f"in {fail.__name__}\n" in "".join(said)
+    assert caplog.records == []
+    assert call(server)[0] == 0
+
+
 def test_a_greenlet_killed_before_it_began_leaves_no_socket_open(
     slot_server: Callable[..., SlotServer],
     dial: Callable[[SlotServer], Socket],

@@ -17,6 +17,7 @@ from gevent_rover import __version__
 from gevent_rover.command import demo, rove, serve
 from gevent_rover.command.console import Output, printable
 from gevent_rover.command.tls import BadOption
+from gevent_rover.net.forks import check_loop
 
 _LEVELS: Final = (logging.ERROR, logging.INFO, logging.DEBUG)
 
@@ -25,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; its process is its own, hence the monkey-patching.
 
     :param argv: the arguments without the command's name (default: the process's own).
-    :returns: the exit code. A bad argument is a :class:`SystemExit` with code 2.
+    :returns: the exit code. A bad argument is a :class:`SystemExit` with code 2, and so
+        is an event loop of gevent's that can't be used.
     """
     monkey.patch_all()
     return run(argv)
@@ -36,6 +38,10 @@ def run(argv: Sequence[str] | None = None) -> int:
     options, unknown = _parser().parse_known_args(argv)
     if unknown:
         options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    try:
+        check_loop()
+    except RuntimeError as exc:
+        options.parser.error(str(exc))
     level = _LEVELS[min(options.verbose + options.verbose_too, len(_LEVELS) - 1)]
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     done = Event()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import mmap
 import os
+import sys
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -12,6 +13,9 @@ import gevent
 
 _log: Final = logging.getLogger("gevent_rover.forks")
 _log.addHandler(logging.NullHandler())
+
+# The modules whose child processes run another program at once.
+_RUNNERS: Final = frozenset({"subprocess", "gevent.subprocess"})
 
 _forkables: Final[WeakSet[Forkable]] = WeakSet()
 
@@ -24,7 +28,7 @@ class Forkable:
 
         :raises RuntimeError: gevent's event loop here is libuv.
         """
-        _check_loop()
+        check_loop()
         _forkables.add(self)
 
     def _after_fork(self) -> None:
@@ -32,18 +36,30 @@ class Forkable:
         raise NotImplementedError
 
 
-def _check_loop() -> None:
-    """Refuse an event loop that doesn't survive a fork.
+def check_loop() -> None:
+    """Refuse an event loop that doesn't survive a fork: libuv.
 
-    libuv's watchers of a child are in the same epoll set as its parent's: when the
+    :raises RuntimeError: it's gevent's here.
+
+    The watchers of a child are in the same epoll set as its parent's: when the
     child closes its copies, the parent is no longer told when an idle connection ends.
     """
     loop = gevent.config.loop
     if "libuv" in loop.__module__:
         raise RuntimeError(
             f"gevent_rover needs gevent's libev loop, and this process has {loop.__module__}:"
-            " unset GEVENT_LOOP, or set it to libev"
+            " unset GEVENT_LOOP, or set it to libev-cext"
         )
+
+
+def kill_copy(greenlet: Any) -> None:
+    """Kill, in a forked child, its copy of a greenlet, should its hub ever run.
+
+    :param greenlet: a Greenlet or None. Nothing happens to the one that forked: there
+        the child goes on.
+    """
+    if greenlet is not None and greenlet is not gevent.getcurrent():
+        greenlet.kill(block=False)
 
 
 class _Pid:
@@ -84,10 +100,31 @@ same_process: Final = _make_mark()
 def check_fork() -> None:
     """Notice a fork that ran none of Python's hooks: one made in C."""
     if not same_process[0]:
-        _after_fork_in_child()
+        _let_go()
 
 
 def _after_fork_in_child() -> None:
+    if not _runs_program():
+        _let_go()
+
+
+def _runs_program() -> bool:
+    """Tell whether this child of ``subprocess`` is about to run a program.
+
+    Then it may need what it was given: a connection's descriptor as its output, say.
+    ``exec`` closes the others, as they aren't inheritable.
+    """
+    frame = sys._getframe(1).f_back  # who called os.fork
+    for _ in range(3):  # gevent's Popen stands behind gevent's fork_and_watch
+        if frame is None:
+            break
+        if frame.f_globals.get("__name__") in _RUNNERS:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _let_go() -> None:
     same_process[0] = 1
     for forkable in list(_forkables):
         try:

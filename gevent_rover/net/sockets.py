@@ -79,6 +79,17 @@ def end_whole(sock: Any) -> None:
     close_whole(sock)
 
 
+def end_listening(sock: Any) -> None:
+    """Have the kernel accept nothing more for a listener, whoever has a copy of it.
+
+    Else who connects while a forked process has one waits for an answer in vain.
+    """
+    try:
+        sock.shutdown(_socket.SHUT_RDWR)
+    except OSError:
+        pass  # Not every kernel does that.
+
+
 def close_whole(sock: Any) -> None:
     """Close a gevent socket even if a ``makefile()`` of its user is still open.
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from gevent import Greenlet, get_hub, getcurrent
 from gevent.event import Event
 
-from gevent_rover.net.forks import check_fork
+from gevent_rover.net.forks import check_fork, kill_copy
 from gevent_rover.policy.pacing import HANGS_AFTER
 from gevent_rover.roving.attempts import Attempts, PendingAttempt
 from gevent_rover.roving.quick import QuickRoving
@@ -108,8 +108,7 @@ class Loop:
         for attempt in self._pending:
             attempt.abandon_copy()
         self._workers.abandon()
-        if greenlet is not None and not greenlet.dead and greenlet is not getcurrent():
-            greenlet.kill(block=False)
+        kill_copy(greenlet)
         self._pending.clear()
         self._wakeup = Event()
 

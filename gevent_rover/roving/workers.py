@@ -10,6 +10,8 @@ from typing import Any, Final, Generic, TypeVar
 from gevent import get_hub, getcurrent, sleep
 from gevent.pool import Group
 
+from gevent_rover.net.forks import kill_copy
+
 # Seconds that attempts are published and begun in one go, before timers, sockets
 # and other greenlets have their turn.
 _SLICE: Final = 0.002
@@ -70,8 +72,7 @@ class Workers(Generic[_Work]):
         self._free = self._called = None
         self._shift = object()
         for greenlet in greenlets:
-            if greenlet is not getcurrent():
-                greenlet.kill(block=False)
+            kill_copy(greenlet)
 
     def _call(self) -> None:
         if self._free is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gevent_rover.net.forks import check_fork, same_process
+from gevent_rover.net.forks import check_fork, kill_copy, same_process
 from gevent_rover.net.sockets import close_now, end_whole
 
 
@@ -65,15 +65,13 @@ class Connections:
             if connection.give_back is not None:
                 connection.give_back()
 
-    def abandon(self) -> list[Any]:
-        """Close, in a forked child, its copies of all; give back its copies of the slots.
-
-        :returns: the copies of the greenlets that serve them.
-        """
+    def abandon(self) -> None:
+        """Close, in a forked child, its copies of all; give back its copies of the slots."""
         connections = list(self._by_socket.items())
         self._by_socket.clear()
         for socket, connection in connections:
+            # Killed first: else it would find its socket closed, if the hub ever runs.
+            kill_copy(connection.greenlet)
             close_now(socket)
             if connection.give_back is not None:
                 connection.give_back()
-        return [open.greenlet for _, open in connections if open.greenlet is not None]

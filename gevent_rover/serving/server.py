@@ -8,16 +8,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, TypeAlias
 
-from gevent import Greenlet, getcurrent
+from gevent import Greenlet
 from gevent import socket as gevent_socket
 from gevent.pool import Group, Pool
 from gevent.server import StreamServer
 from gevent.timeout import Timeout
 
 from gevent_rover.checks import check_count, check_seconds, check_timeout, checked
-from gevent_rover.net.forks import Forkable, check_fork, same_process
+from gevent_rover.net.forks import Forkable, check_fork, kill_copy, same_process
 from gevent_rover.net.interrupts import calls_out, put_off
-from gevent_rover.net.sockets import INTERNET, peer_gone, raw_of
+from gevent_rover.net.sockets import INTERNET, end_listening, peer_gone, raw_of
 from gevent_rover.policy.protocol import encode_slot_line
 from gevent_rover.policy.slots import Slots
 from gevent_rover.serving.connections import Connections
@@ -127,6 +127,28 @@ class SlotServer(StreamServer, Forkable):
         super().init_socket()
 
     @property
+    def started(self) -> bool:
+        """Whether it accepts; in a forked child it doesn't, until :meth:`start`."""
+        check_fork()
+        return bool(super().started)
+
+    def start(self) -> None:
+        """Listen, if it doesn't yet, and accept from now on."""
+        check_fork()
+        super().start()
+
+    def close(self) -> None:
+        """Stop accepting, and close the listener, whoever else has a copy of it.
+
+        A listener that was passed in is only closed: others may accept there, too.
+        """
+        check_fork()
+        if not self._given and not self.closed:
+            end_listening(self.socket)
+        self._given = False
+        super().close()
+
+    @property
     def ssl_enabled(self) -> bool:
         """Whether it speaks TLS."""
         return self._ssl_context is not None
@@ -156,13 +178,18 @@ class SlotServer(StreamServer, Forkable):
             self.pool.join(timeout=timeout)
             self.pool.kill(block=True, timeout=1)
 
+    def do_read(self) -> Any:
+        """Accept a connection; but none of the parent's, in a child forked in C."""
+        if not same_process[0]:
+            check_fork()
+            return None
+        return super().do_read()
+
     def do_handle(self, socket: gevent_socket.socket, address: Any) -> None:
         """Spawn :meth:`handle` as ``StreamServer`` does, but never leave the socket open.
 
         A greenlet that is killed before it began closes nothing by itself.
         """
-        if not same_process[0]:
-            check_fork()
         self._connections.add(socket)
         if self._ssl_context is None:
             self._spawn_handle(socket, address)
@@ -249,16 +276,15 @@ class SlotServer(StreamServer, Forkable):
 
     def _after_fork(self) -> None:
         """Stop, in a forked child, and let go of the parent's connections and slots."""
-        greenlets = self._connections.abandon() + list(self._handshakes.greenlets)
+        for greenlet in self._handshakes.greenlets:
+            kill_copy(greenlet)
         self._handshakes = Group()
-        if self.started:
+        self._connections.abandon()
+        if super().started:
             listener = self.__dict__.pop("socket") if self._given else None
-            self.close()
+            super().close()
             if listener is not None:
                 self.socket = listener
-        for greenlet in greenlets:
-            if greenlet is not getcurrent():
-                greenlet.kill(block=False)
 
 
 def _say(socket: gevent_socket.socket, raw: _socket.socket, line: bytes) -> None:
