@@ -573,6 +573,101 @@ def test_a_context_for_the_other_side_is_refused_by_the_constructors(kind: str) 
         SlotServer(("127.0.0.1", 0), print, ssl_context=new_context(ssl.PROTOCOL_TLS_CLIENT, kind))
 
 
+def class_of(kind: str) -> Any:
+    return type(new_context(ssl.PROTOCOL_TLS_CLIENT, kind))
+
+
+def with_a_method(protocol: Any, kind: str) -> Any:
+    class Pinning(class_of(kind)):  # type: ignore[misc]
+        def wrap_socket(self, *args: Any, **options: Any) -> Any:
+            return super().wrap_socket(*args, **options)
+
+    return Pinning(protocol)
+
+
+def with_an_inherited_method(protocol: Any, kind: str) -> Any:
+    class Heir(type(with_a_method(protocol, kind))):  # type: ignore[misc]
+        pass
+
+    return Heir(protocol)
+
+
+def with_a_static_method(protocol: Any, kind: str) -> Any:
+    class Pinning(class_of(kind)):  # type: ignore[misc]
+        @staticmethod
+        def wrap_socket(*args: Any, **options: Any) -> Any: ...
+
+    return Pinning(protocol)
+
+
+def with_a_function(protocol: Any, kind: str) -> Any:
+    def pinning(*args: Any, **options: Any) -> Any: ...
+
+    context = new_context(protocol, kind)
+    context.wrap_socket = pinning
+    return context
+
+
+def with_a_class_of_sockets(protocol: Any, kind: str) -> Any:
+    class Pinning(class_of(kind)):  # type: ignore[misc]
+        class Pinned(class_of(kind).sslsocket_class):  # type: ignore[misc]
+            pass
+
+        sslsocket_class = Pinned
+
+    return Pinning(protocol)
+
+
+def with_sockets_of_its_own(protocol: Any, kind: str) -> Any:
+    class Pinned(class_of(kind).sslsocket_class):  # type: ignore[misc]
+        pass
+
+    context = new_context(protocol, kind)
+    context.sslsocket_class = Pinned
+    return context
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("make", "attribute", "culprit"),
+    [
+        (with_a_method, "wrap_socket", "Pinning.wrap_socket"),
+        (with_an_inherited_method, "wrap_socket", "Pinning.wrap_socket"),
+        (with_a_static_method, "wrap_socket", "Pinning.wrap_socket"),
+        (with_a_function, "wrap_socket", "pinning"),
+        (with_a_class_of_sockets, "sslsocket_class", "Pinned"),
+        (with_sockets_of_its_own, "sslsocket_class", "Pinned"),
+    ],
+)
+def test_a_context_that_wraps_sockets_in_a_way_of_its_own_is_refused(
+    make: Callable[[Any, str], Any], attribute: str, culprit: str, kind: str
+) -> None:
+    refused = rf"ssl_context has a {attribute} of its own, .*\b{culprit}\b.*receiver of connection"
+    with pytest.raises(TypeError, match=refused):
+        Rover(ssl_context=make(ssl.PROTOCOL_TLS_CLIENT, kind))
+    with pytest.raises(TypeError, match=refused):
+        SlotServer(("127.0.0.1", 0), print, ssl_context=make(ssl.PROTOCOL_TLS_SERVER, kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_context_of_a_subclass_that_wraps_as_its_parent_does_is_taken(
+    authority: trustme.CA, rover_of: Rovers, slot_server: SlotServers, kind: str
+) -> None:
+    class Ours(class_of(kind)):  # type: ignore[misc]
+        """Has something of its own, but that."""
+
+        def wrap_nothing(self) -> None: ...
+
+    theirs = Ours(ssl.PROTOCOL_TLS_SERVER)
+    add_certificate(theirs, authority.issue_cert("127.0.0.1"))
+    ours = Ours(ssl.PROTOCOL_TLS_CLIENT)
+    ours.load_verify_locations(cadata=authority.cert_pem.bytes().decode())
+    server = slot_server(ssl_context=theirs, slots=Slots(offset=173))
+    rover, events = rover_of({"a": entry(server)}, ssl_context=ours)
+    assert attempt_of(rover, events).slot == 173
+    assert type(events[0][1]["socket"]) is ssl.SSLSocket
+
+
 # Kills
 
 
