@@ -1,5 +1,6 @@
 """All metadata of the distribution; the version is the package's own ``__version__``."""
 
+import os
 import re
 from pathlib import Path
 
@@ -16,6 +17,38 @@ def version() -> str:
         raise RuntimeError("gevent_rover/__init__.py has no __version__")
     return found[1]
 
+
+def description(url: str) -> str:
+    """Return the README for a package index, where relative links lead nowhere.
+
+    :param url: the repository's; if it's known, links are absolute ones below it. Else
+        each path is named once, in parentheses.
+    """
+    named: set[str] = set()
+
+    def replaced(link: re.Match[str]) -> str:
+        words, target = link.groups()
+        if url:
+            return f"[{words}]({url}/blob/HEAD/{target})"  # as GitHub and GitLab have it
+        path = target.partition("#")[0]
+        if path == words or path in named:
+            return words
+        named.add(path)
+        return f"{words} ({path} in the source distribution)"
+
+    text = (HERE / "README.md").read_text(encoding="utf-8")
+    return re.sub(r"\[([^]]+)\]\((?!\w+:)([^)\s]+)\)", replaced, text)
+
+
+# Where the repository is, if the build was told.
+URL = os.environ.get("GEVENT_ROVER_URL", "").rstrip("/")
+
+PROJECT_URLS = {
+    "Source": URL,
+    "Changelog": f"{URL}/blob/HEAD/CHANGELOG.md",
+    "Documentation": f"{URL}/tree/HEAD/docs",
+    "Issues": f"{URL}/issues",
+}
 
 # The lowest versions that the tests pass with (tox -e lowest). Monkey-patching with
 # an older gevent loads its plugins through pkg_resources, which doesn't find today's
@@ -60,8 +93,9 @@ setup(
     name="gevent_rover",
     version=version(),
     description="A client-side load balancer for gevent: the Callosum rover, and its slot server",
-    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description=description(URL),
     long_description_content_type="text/markdown",
+    project_urls=PROJECT_URLS if URL else {},
     author="gevent_rover contributors",
     license="MIT",
     license_files=["LICENSE"],
