@@ -10,17 +10,17 @@ from typing import Any, Final, TypeAlias
 
 from gevent import Greenlet
 from gevent import socket as gevent_socket
-from gevent.pool import Group, Pool
+from gevent.pool import Pool
 from gevent.server import StreamServer
-from gevent.timeout import Timeout
 
 from gevent_rover.checks import check_count, check_seconds, check_timeout, checked
-from gevent_rover.net.forks import Forkable, check_fork, kill_copy, same_process
+from gevent_rover.net.forks import Forkable, check_fork, same_process
 from gevent_rover.net.interrupts import calls_out, put_off
 from gevent_rover.net.sockets import INTERNET, end_listening, peer_gone, raw_of
 from gevent_rover.policy.protocol import encode_slot_line
 from gevent_rover.policy.slots import Slots
 from gevent_rover.serving.connections import Connections
+from gevent_rover.serving.handshakes import Handshakes
 
 _log: Final = logging.getLogger("gevent_rover.server")
 _log.addHandler(logging.NullHandler())
@@ -99,8 +99,8 @@ class SlotServer(StreamServer, Forkable):
 
             check_server_context(ssl_context)
         self._ssl_context = ssl_context
-        self._handshakes = Group()
         self._connections = Connections()
+        self._handshakes = Handshakes(self._connections, self._after_handshake)
         self._given = hasattr(listener, "accept")  # whether the listener was passed in
         options.setdefault("spawn", Pool())
         StreamServer.__init__(self, listener, handle, **options)  # type: ignore[arg-type]
@@ -172,7 +172,7 @@ class SlotServer(StreamServer, Forkable):
         self._stop_now(timeout)
 
     def _stop_now(self, timeout: float | None) -> None:
-        self._handshakes.kill(block=False)
+        self._handshakes.stop()
         self.close()
         if self.pool is not None:  # As in StreamServer, but None is for ever.
             self.pool.join(timeout=timeout)
@@ -194,36 +194,13 @@ class SlotServer(StreamServer, Forkable):
         if self._ssl_context is None:
             self._spawn_handle(socket, address)
         else:
-            greenlet = self._handshakes.spawn(self._shake_hands, socket, address)
-            # Nothing if the handshake took the descriptor over.
-            greenlet.rawlink(lambda greenlet: self._connections.end(socket))
+            self._handshakes.begin(socket, address, self._ssl_context, self.handshake_timeout)
 
-    def _shake_hands(self, socket: gevent_socket.socket, address: Any) -> None:
-        from gevent_rover.net.tls import wrap
-
-        timeout = Timeout.start_new(self.handshake_timeout)
-        secure = None
-        try:
-            secure = wrap(socket, self._ssl_context, server_side=True)
-            self._connections.replace(socket, secure)
-            secure.do_handshake()
-        except (OSError, Timeout) as exc:
-            if secure is not None:
-                self._connections.end(secure)
-            if isinstance(exc, Timeout) and exc is not timeout:
-                raise
-            _log.debug("no TLS with %s: %s", address, exc)
-            return  # A client that can't or won't is not our error.
-        except BaseException:
-            if secure is not None:
-                self._connections.end(secure)
-            raise
-        finally:
-            timeout.close()
+    def _after_handshake(self, socket: gevent_socket.socket, address: Any) -> None:
         if self.started:
-            self._spawn_handle(secure, address)
+            self._spawn_handle(socket, address)
         else:  # Stopped meanwhile.
-            self._connections.end(secure)
+            self._connections.end(socket)
 
     def _spawn_handle(self, socket: gevent_socket.socket, address: Any) -> None:
         spawn: Any = self._spawn  # type: ignore[attr-defined]
@@ -276,9 +253,7 @@ class SlotServer(StreamServer, Forkable):
 
     def _after_fork(self) -> None:
         """Stop, in a forked child, and let go of the parent's connections and slots."""
-        for greenlet in self._handshakes.greenlets:
-            kill_copy(greenlet)
-        self._handshakes = Group()
+        self._handshakes.abandon()
         self._connections.abandon()
         if super().started:
             listener = self.__dict__.pop("socket") if self._given else None
