@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
+from typing import Any
 
 import gevent
 import pytest
@@ -11,8 +12,9 @@ from conftest import Event, Listener, entry, open_descriptors, wait_until
 from gevent import get_hub
 from gevent.event import Event as Flag
 from gevent.monkey import get_original
+from gevent.threadpool import ThreadPool
 
-from gevent_rover import Rover, Server, SlotServer
+from gevent_rover import Rover, Server, Slot, SlotServer
 
 Rovers = Callable[..., tuple[Rover, list[Event]]]
 Servers = Callable[..., Server]
@@ -175,6 +177,125 @@ def test_a_rover_moves_to_another_thread_after_stop(dead_server: Server) -> None
     rove()
     get_hub().threadpool.apply(rove_with_a_hub_of_its_own)
     rove()
+
+
+def in_a_thread_that_ends(run: Callable[[], object]) -> None:
+    """Call ``run`` in a native thread with a hub of its own, and have both end."""
+    threads = ThreadPool(1)
+    try:
+        threads.apply(run)
+    finally:
+        threads.kill()
+
+
+def test_a_rover_whose_thread_has_ended_is_not_started_and_starts_in_another(
+    closing: Callable[[Any], Any], slot_server: SlotServers
+) -> None:
+    # Nobody receives the sockets, so the rover closes them, in the thread that made them.
+    rover = closing(Rover({"a": entry(slot_server(lambda *args: None))}))
+    outcomes: list[str] = []
+    rover.on("attempt", lambda sender, attempt: outcomes.append(attempt.outcome))
+
+    def rove() -> None:
+        before = len(outcomes)
+        rover.start()
+        with gevent.Timeout(5):
+            # It's the main thread that serves.
+            while len(outcomes) < before + 3 or rover.pending:
+                gevent.sleep(0.001)
+        rover.roving_interval = 3600
+
+    for _ in range(3):
+        rover.roving_interval = 0.01
+        in_a_thread_that_ends(rove)
+        wait_until(lambda: not rover.started)
+        assert "stopped" in repr(rover)
+    rover.roving_interval = 0.01
+    before = len(outcomes)
+    rover.start()
+    assert rover.started
+    wait_until(lambda: len(outcomes) >= before + 3)
+    rover.stop()
+    in_a_thread_that_ends(rove)
+    assert set(outcomes) == {"connection"}
+
+
+@pytest.mark.parametrize("after", ["start", "stop"])
+def test_attempts_that_were_pending_when_their_thread_ended_are_forgotten(
+    rover_of: Rovers, silent: Server, dead_server: Server, after: str
+) -> None:
+    rover, events = rover_of({"a": silent}, roving_interval=3600.0)
+
+    def rove() -> None:
+        rover.start()
+        with gevent.Timeout(5):
+            while not rover.pending:
+                gevent.sleep(0.001)
+
+    before = open_descriptors()
+    in_a_thread_that_ends(rove)
+    wait_until(lambda: not rover.started)
+    rover.servers["a"] = dead_server
+    getattr(rover, after)()
+    rover.start()
+    wait_until(lambda: count(events, "unreachable"))
+    wait_until(lambda: not rover.pending)
+    rover.stop()
+    wait_until(lambda: open_descriptors() <= before)
+
+
+def test_connections_that_wait_for_their_receivers_when_their_thread_ends_are_closed(
+    rover_of: Rovers, slot_server: SlotServers
+) -> None:
+    server = slot_server(lambda slot, sock, address: sock.recv(1))
+    rover, _ = rover_of({"a": entry(server)}, roving_interval=3600.0)
+    block = get_original("time", "sleep")
+
+    def rove() -> None:
+        first = Flag()
+
+        def receive(sender: Rover, slot: Slot, socket: Any) -> None:
+            socket.close()
+            if rover.pending > 1:
+                block(0.01)  # A turn is over, and the main greenlet has the next one.
+                first.set()
+
+        rover.on("connection", receive)
+        rover.wanted = lambda: 8
+        rover.start()
+        with gevent.Timeout(5):
+            while not first.wait(0.001):
+                block(0.01)  # All that began meanwhile are answered at once.
+
+    in_a_thread_that_ends(rove)
+    assert rover.pending
+    rover.stop()
+    wait_until(lambda: not len(server.slots))
+    assert rover.pending == 0
+
+
+def test_a_rover_whose_hub_was_destroyed_is_not_started_and_starts_elsewhere(
+    rover_of: Rovers, silent: Server, dead_server: Server
+) -> None:
+    rover, events = rover_of({"a": silent}, roving_interval=3600.0)
+
+    def rove() -> None:
+        rover.start()
+        with gevent.Timeout(5):
+            while not rover.pending:
+                gevent.sleep(0.001)
+        get_hub().destroy(destroy_loop=True)
+
+    threads = ThreadPool(1)
+    try:
+        threads.apply(rove)
+        assert not rover.started
+        rover.servers["a"] = dead_server
+        rover.start()
+        wait_until(lambda: count(events, "unreachable"))
+        rover.stop()
+    finally:
+        threads.kill()
 
 
 # max_pending

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +18,7 @@ from gevent.server import StreamServer
 from gevent_rover import (
     Attempt,
     NoServersError,
+    PoolError,
     ProtocolError,
     Rover,
     Server,
@@ -311,6 +314,204 @@ def test_ids_that_left_the_registry_are_forgotten_by_the_log(
     assert [record.args[0] for record in caplog.records if record.args] == ["a", "b", "a"]  # type: ignore[index]
 
 
+# What can't be connected, and what is equal
+
+
+class Slotted:
+    """A receiver of which there can be no weak reference."""
+
+    __slots__ = ("calls",)
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, sender: Rover, attempt: Attempt) -> None:
+        self.calls += 1
+
+
+@pytest.mark.parametrize("receiver", [42, "receive", Slotted()], ids=["int", "str", "slots"])
+def test_what_can_not_be_connected_is_refused_each_time_and_not_remembered(
+    rover_of: Rovers, watched: Watched, reported: Reported, receiver: Any
+) -> None:
+    rover, events = rover_of({"a": watched.entry})
+    for _ in range(2):  # What was remembered would be no news the second time.
+        with pytest.raises(TypeError, match=r"weak reference|'attempt' must be callable"):
+            rover.on("attempt", receiver)
+    with pytest.raises(TypeError, match=r"weak reference|'attempt' must be callable"):
+        rover.on("attempt")(receiver)
+    rover.off("attempt", receiver)
+    rover.connect()
+    assert [name for name, _ in events] == ["connection", "attempt"]
+    assert reported == []
+    assert getattr(receiver, "calls", 0) == 0
+
+
+class Equal:
+    """Receivers of which all are equal."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, sender: Rover, attempt: Attempt) -> None:
+        self.calls += 1
+
+    def receive(self, sender: Rover, attempt: Attempt) -> None:
+        self.calls += 1
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Equal)
+
+    def __hash__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize(
+    "of", [lambda one: one, lambda one: one.receive], ids=["objects", "methods"]
+)
+def test_receivers_that_are_equal_are_each_called_and_disconnected(
+    rover_of: Rovers, watched: Watched, of: Callable[[Equal], Any]
+) -> None:
+    rover, _ = rover_of({"a": watched.entry})
+    first, second, third = Equal(), Equal(), Equal()
+    assert first == second
+    for one in (first, second, second):
+        rover.on("attempt", of(one))
+    rover.connect()
+    assert [one.calls for one in (first, second, third)] == [1, 1, 0]
+    rover.off("attempt", of(third))
+    rover.connect()
+    assert [one.calls for one in (first, second, third)] == [2, 2, 0]
+    rover.off("attempt", of(first))
+    rover.connect()
+    assert [one.calls for one in (first, second, third)] == [2, 3, 0]
+    rover.on("attempt", of(third))
+    rover.off("attempt", of(second))
+    rover.connect()
+    assert [one.calls for one in (first, second, third)] == [2, 3, 1]
+
+
+# A demand of the user's own
+
+
+class Hunger:
+    """Wants so many connections, and keeps them."""
+
+    def __init__(self, rover: Rover, number: int) -> None:
+        self.number = number
+        self.ticks = 0
+        self.sockets: list[Listener] = []
+        self.supply = rover.attach(self)
+        connection.connect(self.take, sender=rover)  # weakly
+
+    def wanted(self) -> int:
+        return self.number - len(self.sockets)
+
+    def tick(self) -> None:
+        self.ticks += 1
+
+    def take(self, sender: Rover, slot: int, socket: Listener) -> None:
+        self.sockets.append(socket)
+
+
+def test_a_demand_of_the_users_own_gets_what_it_wants(rover_of: Rovers, watched: Watched) -> None:
+    rover, events = rover_of({"a": watched.entry}, roving_interval=3600.0)
+    demand = Hunger(rover, 5)
+    rover.start()
+    wait_until(lambda: len(demand.sockets) == 5 and not rover.pending)
+    demand.number = 8
+    demand.supply.more_wanted()
+    wait_until(lambda: len(demand.sockets) == 8 and not rover.pending)
+    gevent.sleep(0.05)
+    assert [name for name, _ in events].count("attempt") == 8
+    assert demand.ticks == 1  # The rest is quick roving's.
+    rover.wake()
+    wait_until(lambda: demand.ticks == 2)
+    wait_until(lambda: len(demand.sockets) == 9 and not rover.pending)  # the tick's own
+
+    supply = demand.supply
+    assert supply.servers is rover.servers
+    assert supply.interval == 3600.0
+    assert "started" in supply.describe() and "'a': connection" in supply.describe()
+    supply.lasted("a")
+    supply.detach()
+    supply.detach()
+    demand.number = 100
+    supply.more_wanted()
+    gevent.sleep(0.05)
+    assert len(demand.sockets) == 9
+    assert rover.wanted is None
+
+
+def test_a_demand_that_suspects_a_server_does_not_keep_the_rover_racing(
+    rover_of: Rovers, watched: Watched
+) -> None:
+    rover, events = rover_of({"a": watched.entry}, roving_interval=3600.0)
+    demand = Hunger(rover, 1000)
+
+    @rover.on("connection")
+    def suspect(sender: Rover, slot: Any, socket: Listener) -> None:
+        demand.supply.suspect(slot.server_id)
+
+    rover.start()
+    wait_until(lambda: events and not rover.pending)
+    gevent.sleep(0.1)
+    assert len(demand.sockets) < 5
+
+
+def test_while_a_demand_is_attached_nobody_else_says_what_is_wanted(rover_of: Rovers) -> None:
+    rover, _ = rover_of()
+    demand = Hunger(rover, 3)
+
+    def wanted() -> int:
+        return 7
+
+    for assigned in (wanted, None):
+        with pytest.raises(PoolError, match="has a pool already"):
+            rover.wanted = assigned
+    with pytest.raises(PoolError, match="has a pool already"):
+        Hunger(rover, 1)
+    assert rover.wanted is not None
+    assert rover.wanted() == 3
+    demand.supply.detach()
+    rover.wanted = wanted
+    assert rover.wanted is wanted
+    with pytest.raises(PoolError, match="`wanted` of its own"):
+        rover.attach(demand)
+    demand.supply.detach()
+    assert rover.wanted is wanted
+    rover.wanted = None
+    assert rover.attach(demand).interval == rover.roving_interval
+
+
+def test_a_demand_that_is_gone_wants_nothing_and_makes_room_for_another(rover_of: Rovers) -> None:
+    rover, _ = rover_of()
+    demand = Hunger(rover, 3)
+    reference = weakref.ref(demand)
+    del demand
+    gc.collect()
+    assert reference() is None
+    assert rover.wanted is None
+    another = Hunger(rover, 4)
+    assert rover.wanted is not None
+    assert rover.wanted() == another.number
+
+
+def test_a_demand_whose_tick_raises_is_reported_and_the_rover_goes_on(
+    rover_of: Rovers, watched: Watched, reported: Reported
+) -> None:
+    class Failing(Hunger):
+        def tick(self) -> None:
+            super().tick()
+            raise ZeroDivisionError
+
+    rover, events = rover_of({"a": watched.entry}, roving_interval=0.01)
+    demand = Failing(rover, 0)
+    rover.start()
+    wait_until(lambda: demand.ticks >= 3 and len(events) >= 6)
+    assert rover.started
+    assert {type(failure) for _, failure in reported} == {ZeroDivisionError}
+
+
 # Calls
 
 
@@ -395,3 +596,21 @@ def test_a_stopped_rover_has_no_greenlet_left(
         assert living_greenlets() > before
         rover.stop()
         wait_until(lambda: living_greenlets() <= before)
+
+
+def test_a_rover_stopped_before_its_first_outcome_is_published_has_no_greenlet_left(
+    rover_of: Rovers,
+) -> None:
+    """The greenlet that would have published it is spawned, but hasn't begun."""
+    rover, events = rover_of({"a": {"path": "/nosuch/socket"}}, roving_interval=3600.0)
+
+    def wanted() -> int:
+        rover.stop()
+        return 0
+
+    rover.wanted = wanted
+    before = living_greenlets()
+    rover.start()
+    wait_until(lambda: not rover.started)
+    wait_until(lambda: living_greenlets() <= before)
+    assert events == []

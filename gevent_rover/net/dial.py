@@ -98,6 +98,12 @@ class Dial(Resources):
         if greenlet is not None and greenlet is not getcurrent():
             greenlet.kill(block=False)
 
+    def outlive_loop(self) -> None:
+        if self.socket is not None:
+            self.sockets.append(self.socket)
+            self.socket = None
+        super().outlive_loop()
+
     def fail(self, failure: Exception) -> None:
         """Be over, without a connection."""
         self.release()

@@ -64,6 +64,12 @@ class Resources:
         self.sockets.remove(sock)
         close_now(sock)
 
+    def outlive_loop(self) -> None:
+        """Close the sockets after their event loop was destroyed, and the watchers with it."""
+        self.watchers.clear()
+        while self.sockets:
+            raw_of(self.sockets.pop()).close()
+
     def release(self) -> None:
         """Close all of it. Doesn't switch."""
         while self.watchers:

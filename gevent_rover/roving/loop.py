@@ -53,8 +53,14 @@ class Loop:
 
     @property
     def started(self) -> bool:
-        """Whether it ticks. The end of its thread ends it, too."""
-        return self.greenlet is not None and not self.greenlet.dead
+        """Whether it ticks. The end of its thread ends it, too, and so does that of its hub."""
+        return self.greenlet is not None and not self._is_orphan
+
+    @property
+    def _is_orphan(self) -> bool:
+        """Whether its thread or its hub ended while it ticked."""
+        greenlet = self.greenlet
+        return greenlet is not None and (greenlet.dead or self._hub.loop is None)
 
     @property
     def pending(self) -> int:
@@ -68,8 +74,8 @@ class Loop:
 
     def start(self) -> None:
         """Tick at once and then in each interval; begin the schedule anew if it's started."""
-        if self.greenlet is not None and self.greenlet.dead:
-            # Its thread has ended, and nothing of what it left will ever run.
+        if self._is_orphan:
+            # Nothing of what its thread left will ever run.
             self.stop()
             self._pending.clear()
         self._fork = "none"
@@ -86,9 +92,12 @@ class Loop:
 
         :returns: the greenlets that still publish an attempt.
         """
-        greenlet, self.greenlet = self.greenlet, None
-        if greenlet is not None and not greenlet.dead:
-            greenlet.kill(block=False)
+        if self._is_orphan:
+            for attempt in self._pending:
+                attempt.outlive_loop()
+        elif self.greenlet is not None:
+            self.greenlet.kill(block=False)
+        self.greenlet = None
         for attempt in list(self._pending):
             if attempt.publisher is None:
                 del self._pending[attempt]

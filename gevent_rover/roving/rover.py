@@ -134,11 +134,13 @@ class Rover(Settings, Forkable):
         :param receiver: called with the rover and the signal's keywords.
         :returns: the receiver.
         :raises ValueError: there is no such signal.
-        :raises TypeError: blinker can't connect it.
+        :raises TypeError: it isn't callable, or blinker can't connect it.
         """
         signal_named(name)
         if receiver is None:
             return lambda receiver: self.on(name, receiver)
+        if not callable(receiver):
+            raise TypeError(f"a receiver of {name!r} must be callable, got {receiver!r}")
         self._receivers.add(name, receiver, self)
         return receiver
 

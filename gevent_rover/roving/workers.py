@@ -61,7 +61,7 @@ class Workers(Generic[_Work]):
         if self._free is not None:
             # It may never run again, if the hub of its thread is destroyed.
             self._group.discard(self._free)
-            if self._called is None and not self._free.dead:
+            if self._called is not self._free and not self._free.dead:
                 self._call()
         self._free = self._called = None
 
@@ -76,13 +76,13 @@ class Workers(Generic[_Work]):
 
     def _call(self) -> None:
         if self._free is None:
-            self._called = self._group.spawn(self._run)
+            self._called = self._group.spawn(self._run, self._shift)
         else:
             self._called = self._free
             get_hub().loop.run_callback(self._free.switch)
 
-    def _run(self) -> None:
-        worker, hub, shift = getcurrent(), get_hub(), self._shift
+    def _run(self, shift: object) -> None:
+        worker, hub = getcurrent(), get_hub()
         try:
             while True:
                 if self._called is worker:
