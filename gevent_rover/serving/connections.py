@@ -40,6 +40,10 @@ class Connections:
         if connection is not None:
             connection.greenlet = greenlet
 
+    def are_served_by(self, greenlet: Any) -> bool:
+        """Tell whether a greenlet serves one of them."""
+        return any(open.greenlet is greenlet for open in self._by_socket.values())
+
     def give_slot(self, socket: Any, give_back: Callable[[], None]) -> None:
         """Say that it has a slot.
 

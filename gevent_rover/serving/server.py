@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, TypeAlias
 
-from gevent import Greenlet
+from gevent import Greenlet, get_hub, getcurrent
 from gevent import socket as gevent_socket
 from gevent.pool import Pool
 from gevent.server import StreamServer
@@ -24,6 +24,9 @@ from gevent_rover.serving.handshakes import Handshakes
 
 _log: Final = logging.getLogger("gevent_rover.server")
 _log.addHandler(logging.NullHandler())
+
+# The kernel's numbers of such things are C ints.
+_MOST: Final = 2**31 - 1
 
 # handle(slot, socket, address)
 _Handle: TypeAlias = Callable[[int, gevent_socket.socket, Any], object]
@@ -83,9 +86,7 @@ class SlotServer(StreamServer, Forkable):
             # StreamServer would take it for an option of its own TLS.
             raise TypeError(f"unknown option {option!r}; for more of TLS, use ssl_context")
         if "backlog" in options:
-            check_count("backlog", options["backlog"], least=0)
-        if isinstance(options.get("spawn"), int):
-            check_count("spawn", options["spawn"])
+            check_count("backlog", options["backlog"], least=0, most=_MOST)
         self.slots = Slots() if slots is None else slots
         if certfile is not None and ssl_context is None:
             # Imported late: most processes never need it.
@@ -100,7 +101,7 @@ class SlotServer(StreamServer, Forkable):
             check_server_context(ssl_context)
         self._ssl_context = ssl_context
         self._connections = Connections()
-        self._handshakes = Handshakes(self._connections, self._after_handshake)
+        self._handshakes = Handshakes(self._connections, self._spawn_handle)
         self._given = hasattr(listener, "accept")  # whether the listener was passed in
         options.setdefault("spawn", Pool())
         StreamServer.__init__(self, listener, handle, **options)  # type: ignore[arg-type]
@@ -116,7 +117,12 @@ class SlotServer(StreamServer, Forkable):
         self._handle_slot = handle
 
     def set_spawn(self, spawn: Any) -> None:
-        """Change how the greenlets of the handlers are spawned; as in ``StreamServer``."""
+        """Change how the greenlets of the handlers are spawned; as in ``StreamServer``.
+
+        :raises ValueError: a number that is out of range, or nothing that can spawn.
+        """
+        if not (spawn is None or spawn == "default" or callable(spawn) or hasattr(spawn, "spawn")):
+            check_count("spawn", spawn, most=_MOST)
         super().set_spawn(spawn)
         self._spawn_option = spawn if self.pool is None else self.pool
 
@@ -156,6 +162,8 @@ class SlotServer(StreamServer, Forkable):
     def stop(self, timeout: float | None = None) -> None:
         """Stop accepting, end the handshakes, and let the handlers finish.
 
+        It waits for them, but not when one of them calls it, or the hub.
+
         To call it on a POSIX signal, use ``gevent.signal_handler``: see
         :meth:`Rover.stop`, which does the same.
 
@@ -163,17 +171,19 @@ class SlotServer(StreamServer, Forkable):
             :attr:`stop_timeout`).
         :raises ValueError: ``timeout`` isn't a number.
         """
-        if timeout is None:
-            timeout = self.stop_timeout
-        timeout = check_timeout("timeout", timeout)
+        limit = check_timeout("timeout", self.stop_timeout if timeout is None else timeout)
         check_fork()
-        if put_off(partial(Greenlet.spawn, self._stop_now, timeout)):
+        if put_off(partial(self.stop, timeout)):
             return
-        self._stop_now(timeout)
-
-    def _stop_now(self, timeout: float | None) -> None:
         self._handshakes.stop()
         self.close()
+        caller = getcurrent()
+        if caller is get_hub() or self._connections.are_served_by(caller):
+            Greenlet.spawn(self._end_handlers, limit)
+        else:
+            self._end_handlers(limit)
+
+    def _end_handlers(self, timeout: float | None) -> None:
         if self.pool is not None:  # As in StreamServer, but None is for ever.
             self.pool.join(timeout=timeout)
             self.pool.kill(block=True, timeout=1)
@@ -183,7 +193,12 @@ class SlotServer(StreamServer, Forkable):
         if not same_process[0]:
             check_fork()
             return None
-        return super().do_read()
+        try:
+            return super().do_read()
+        except AttributeError:
+            if not self.closed:
+                raise
+            return None  # A POSIX signal closed it amid gevent's own steps.
 
     def do_handle(self, socket: gevent_socket.socket, address: Any) -> None:
         """Spawn :meth:`handle` as ``StreamServer`` does, but never leave the socket open.
@@ -196,15 +211,13 @@ class SlotServer(StreamServer, Forkable):
         else:
             self._handshakes.begin(socket, address, self._ssl_context, self.handshake_timeout)
 
-    def _after_handshake(self, socket: gevent_socket.socket, address: Any) -> None:
-        if self.started:
-            self._spawn_handle(socket, address)
-        else:  # Stopped meanwhile.
-            self._connections.end(socket)
-
     def _spawn_handle(self, socket: gevent_socket.socket, address: Any) -> None:
-        spawn: Any = self._spawn  # type: ignore[attr-defined]
-        handle: Any = self._handle  # type: ignore[attr-defined]  # close() forgets it
+        try:
+            spawn: Any = self._spawn  # type: ignore[attr-defined]
+            handle: Any = self._handle  # type: ignore[attr-defined]
+        except AttributeError:  # Closed meanwhile, which forgets both.
+            self._connections.end(socket)
+            return
         if spawn is None:
             self._serve(handle, socket, address)
             return
