@@ -20,7 +20,7 @@ def check_seconds(name: str, value: Any) -> float:
     :raises ValueError: it isn't a positive number of seconds; the message names it.
     """
     if not _is_number(value) or not 0 < value <= MAX_SECONDS:
-        raise ValueError(f"{name} must be a positive number of seconds, got {value!r}")
+        raise ValueError(f"{name} must be a positive number of seconds, got {_shown(value)}")
     return value  # type: ignore[no-any-return]
 
 
@@ -33,7 +33,7 @@ def check_timeout(name: str, value: Any) -> float | None:
     if value is None:
         return None
     if not _is_number(value) or value != value:  # NaN
-        raise ValueError(f"{name} must be a number of seconds or None, got {value!r}")
+        raise ValueError(f"{name} must be a number of seconds or None, got {_shown(value)}")
     return None if value > MAX_SECONDS else value
 
 
@@ -45,8 +45,15 @@ def check_count(name: str, value: Any, least: int = 1, most: float = inf) -> int
     """
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         limits = f"of at least {least}" if most == inf else f"from {least} to {most}"
-        raise ValueError(f"{name} must be an int {limits}, got {value!r}")
+        raise ValueError(f"{name} must be an int {limits}, got {_shown(value)}")
     return value
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python writes no more than 4,300 digits.
+        return "one of thousands of digits"
 
 
 def _is_number(value: Any) -> bool:
