@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import gc
+import logging
 import re
 import struct
 import weakref
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import gevent
 import pytest
 from conftest import wait_until
 from gevent import GreenletExit, socket
+from gevent.event import AsyncResult
+from test_fork import FORKS, in_child
 
 from gevent_rover import PoolClosed, PoolError, PoolTimeout, Rover, Server, Slot, SlotPool
 
@@ -268,6 +272,113 @@ def test_a_slot_that_is_none_is_refused(closing: Closing, pair: Pair, slot: Any)
     with pytest.raises(ValueError, match="slot must be an int of at least 0"):
         pool.offer(slot, pair()[0])
     assert pool.size == 0
+
+
+@pytest.mark.parametrize("slot", [True, False])
+def test_a_bool_is_no_slot_and_the_socket_stays_the_callers(
+    closing: Closing, pair: Pair, slot: bool
+) -> None:
+    pool = closing(SlotPool())
+    mine, peer = pair()
+    with pytest.raises(ValueError, match=f"slot must be an int of at least 0, got {slot}"):
+        pool.offer(slot, mine)
+    assert pool.size == 0
+    assert is_connected(mine, peer)
+
+
+def refuse_full(rover: Rover, pool: SlotPool, mine: Socket, peer: Socket) -> str:
+    pool.max_slots = 1
+    return "the pool is full, and none of its 1 slots is higher"
+
+
+def refuse_gone(rover: Rover, pool: SlotPool, mine: Socket, peer: Socket) -> str:
+    rover.drop_server("web2")
+    return "its server left the registry, or changed in it"
+
+
+def refuse_closed(rover: Rover, pool: SlotPool, mine: Socket, peer: Socket) -> str:
+    mine.close()
+    return "its socket is closed"
+
+
+def refuse_ended(rover: Rover, pool: SlotPool, mine: Socket, peer: Socket) -> str:
+    peer.shutdown(socket.SHUT_WR)
+    return "it ended"
+
+
+def refuse_talking(rover: Rover, pool: SlotPool, mine: Socket, peer: Socket) -> str:
+    peer.sendall(b"220 mail.example ESMTP\r\n")
+    return "bytes arrived that nobody asked for"
+
+
+REFUSALS = [refuse_full, refuse_gone, refuse_closed, refuse_ended, refuse_talking]
+
+
+@pytest.mark.parametrize("refuse", REFUSALS, ids=lambda refuse: refuse.__name__)
+def test_why_an_offer_is_refused_is_said_in_the_log_and_by_the_next_timeout(
+    roving: tuple[Rover, SlotPool],
+    pair: Pair,
+    caplog: pytest.LogCaptureFixture,
+    refuse: Callable[[Rover, SlotPool, Socket, Socket], str],
+) -> None:
+    caplog.set_level(logging.DEBUG, "gevent_rover.pool")
+    rover, pool = roving
+    first, _ = pair()
+    assert pool.offer(Slot(0, "web1", WEB1), first)
+    pool.acquire(0)
+    mine, peer = pair()
+    why = f"slot 7 of 'web2': {refuse(rover, pool, mine, peer)}"
+    gevent.sleep(0.01)
+    assert not pool.offer(Slot(7, "web2", WEB2), mine)
+    assert wait_for_end(peer) == b""
+    [refused] = caplog.records
+    assert (refused.name, refused.levelname) == ("gevent_rover.pool", "DEBUG")
+    assert refused.getMessage() == f"refused {why}"
+    with pytest.raises(PoolTimeout, match=f"; latest offer refused: {re.escape(why)}$"):
+        pool.acquire(0)
+    pool.max_slots = 9
+    kept, _ = pair()
+    assert pool.offer(8, kept)
+    pool.acquire(0)
+    with pytest.raises(PoolTimeout) as caught:
+        pool.acquire(0)
+    assert "refused" not in str(caught.value)
+
+
+def test_an_offer_to_a_closed_pool_is_refused_in_the_log(
+    pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "gevent_rover.pool")
+    pool = SlotPool()
+    pool.close()
+    assert not pool.offer(3, pair()[0])
+    assert [record.getMessage() for record in caplog.records] == [
+        "refused slot 3: the pool is closed"
+    ]
+
+
+def test_a_server_that_speaks_behind_its_slot_line_is_never_pooled_and_the_pool_says_why(
+    closing: Closing, says: Callable[..., Server], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "gevent_rover.pool")
+    attempts: list[Any] = []
+    server = says(b"0\r\n220 mail.example ESMTP\r\n")
+    rover = closing(Rover({"mail": server}, roving_interval=3600))
+    pool = closing(SlotPool(rover))
+    rover.on("attempt", lambda sender, attempt: attempts.append(attempt.outcome))
+    rover.start()
+    why = "slot 0 of 'mail': bytes arrived that nobody asked for"
+    with pytest.raises(PoolTimeout, match=f"; latest offer refused: {why}$"):
+        pool.acquire(0.1)
+    for _ in range(3):
+        before = len(attempts)
+        rover.wake()
+        wait_until(lambda before=before: len(attempts) > before)  # type: ignore[misc]
+    assert pool.size == 0
+    assert set(attempts) == {"connection"}
+    told = {(record.name, record.levelname, record.getMessage()) for record in caplog.records}
+    assert told == {("gevent_rover.pool", "DEBUG", f"refused {why}")}
+    assert len(caplog.records) == len(attempts)
 
 
 @pytest.mark.parametrize("max_slots", [0, -1, 1.5, True, "10"])
@@ -586,6 +697,65 @@ def test_a_file_of_the_user_does_not_spoil_the_connection(closing: Closing, fill
         assert is_connected(mine, peer)
 
 
+@pytest.mark.parametrize("fork", FORKS.values(), ids=FORKS.keys())
+def test_giving_back_in_a_child_what_its_parent_leased_does_nothing(
+    closing: Closing, pair: Pair, fork: Callable[[], int]
+) -> None:
+    pool = closing(SlotPool())
+    connections = [pair() for _ in range(3)]
+    for slot, (mine, _) in enumerate(connections):
+        pool.offer(slot, mine)
+    for give_back in (pool.release, pool.discard):
+        mine, peer = connections[0]
+        assert pool.acquire(0) is mine
+
+        def tell(give_back: Any = give_back, mine: Socket = mine) -> Any:
+            for _ in range(2):
+                give_back(mine)
+            stranger = Socket()
+            try:
+                give_back(stranger)
+            except PoolError as exc:
+                return [*counts(pool), mine.fileno(), "not leased" in str(exc)]
+            finally:
+                stranger.close()
+
+        assert in_child(fork, tell) == [0, 0, 0, 0, 100, -1, True]
+        assert counts(pool) == (2, 1, 0, 0, 97)
+        assert is_connected(mine, peer)
+        pool.release(mine)
+
+
+@pytest.mark.parametrize("fork", FORKS.values(), ids=FORKS.keys())
+@pytest.mark.parametrize("exception", [None, ZeroDivisionError, KeyboardInterrupt])
+def test_leaving_its_parents_lease_hides_no_exception_of_the_childs(
+    closing: Closing, pair: Pair, fork: Callable[[], int], exception: type[BaseException] | None
+) -> None:
+    pool = closing(SlotPool())
+    mine, peer = pair()
+    pool.offer(0, mine)
+    block = ExitStack()
+    assert block.enter_context(pool.lease(0)) is mine
+
+    def tell() -> Any:
+        raised = None
+        try:
+            with block:
+                if exception is not None:
+                    raise exception("the child's own")
+        except BaseException as exc:
+            raised = repr(exc)
+        return [raised, *counts(pool)]
+
+    raised = None if exception is None else repr(exception("the child's own"))
+    assert in_child(fork, tell) == [raised, 0, 0, 0, 0, 100]
+    assert counts(pool) == (0, 1, 0, 0, 99)
+    assert is_connected(mine, peer)
+    block.close()
+    assert counts(pool) == (1, 0, 0, 0, 99)
+    assert is_connected(pool.acquire(0), peer)
+
+
 # Waiting
 
 
@@ -741,6 +911,48 @@ def test_what_a_killed_waiter_gives_back_is_looked_at_again(closing: Closing, pa
     end_right_after(hand_and_retire, waiter)
     assert wait_for_end(peer) == b""
     assert counts(pool) == (1, 0, 0, 0, 0)
+
+
+class CountedResult(AsyncResult):  # type: ignore[type-arg]  # subscriptable in stubs only
+    """What greenlets wait for, which counts how often it's compared with another."""
+
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        type(self).compared += 1
+        return self is other
+
+    __hash__ = object.__hash__
+
+
+def test_20_000_that_leave_in_any_order_are_not_looked_for_one_by_one(
+    closing: Closing, fill: Fill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gevent_rover.pooling.waiters.AsyncResult", CountedResult)
+    monkeypatch.setattr(CountedResult, "compared", 0)
+    pool = closing(SlotPool())
+    number = 20_000
+    killed = [gevent.spawn(pool.acquire, None) for _ in range(number // 2)]
+    timed_out: list[int] = []
+
+    def wait() -> None:
+        try:
+            pool.acquire(0.05)
+        except PoolTimeout:
+            timed_out.append(1)
+
+    gevent.joinall([gevent.spawn(wait) for _ in range(number // 2)])
+    assert len(timed_out) == number // 2
+    assert pool.waiting == number // 2
+    (last,) = spawn_waiters(pool, 1)
+    for waiter in reversed(killed):  # Who came last leaves first: a search is longest.
+        waiter.kill(block=False)
+    gevent.joinall(killed)
+    assert counts(pool) == (0, 0, 0, 1, 100)
+    # A search through a queue would compare each that leaves with thousands.
+    assert CountedResult.compared < number
+    (peer,) = fill(pool, 0)
+    assert is_connected(last.get(timeout=5), peer)
 
 
 # What a timeout says

@@ -185,12 +185,12 @@ class Stock(Forkable):
             raise PoolClosed("the pool is closed")
         if self.wanted() > 0:
             self._ask_for_more()
+        if timeout is not None and timeout <= 0:
+            raise PoolTimeout(_explanation(self, 0.0))
         began = monotonic()
-        connection = None
-        if timeout is None or timeout > 0:
-            connection = self.waiters.wait(timeout, self.take_back)
+        connection = self.waiters.wait(timeout, self.take_back)
         if connection is None:
-            raise PoolTimeout(_explanation(self, monotonic() - began if timeout else 0.0))
+            raise PoolTimeout(_explanation(self, monotonic() - began))
         return connection
 
     def _hand_on(self) -> None:
