@@ -3,7 +3,7 @@
     python tests/fuzz_protocol.py -runs=1000000 -max_len=64 FOLDER
 
 The options are libFuzzer's; the seeds are written into FOLDER. tests/test_fuzz.py runs it.
-``ROVER_FUZZ_PROTOCOL`` names a file to fuzz in place of gevent_rover/protocol.py.
+``ROVER_FUZZ_PROTOCOL`` names a file to fuzz in place of gevent_rover/policy/protocol.py.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ RUNS = int(os.environ.get("ROVER_FUZZ_RUNS", "1000000"))
 SECONDS = 60 + RUNS // 5000
 
 FUZZER = Path(__file__).with_name("fuzz_protocol.py")
-PROTOCOL = FUZZER.parent.parent / "gevent_rover" / "protocol.py"
+PROTOCOL = FUZZER.parent.parent / "gevent_rover" / "policy" / "protocol.py"
 
 needs_atheris = pytest.mark.skipif(
     importlib.util.find_spec("atheris") is None and "ROVER_FUZZ_RUNS" not in os.environ,
