@@ -166,6 +166,25 @@ def test_a_wanted_that_stops_the_rover_stops_it(
     assert len(events) == published
 
 
+def test_who_stops_the_rover_in_its_own_loop_is_not_killed_for_it(
+    rover_of: Rovers, dead_server: Server
+) -> None:
+    rover, _ = rover_of({"a": dead_server}, roving_interval=3600.0)
+    went_on: list[bool] = []
+
+    def wanted() -> int:
+        rover.stop()
+        gevent.sleep(0.001)  # A handler of signal.signal may wait here.
+        went_on.append(rover.started)
+        return 1
+
+    rover.wanted = wanted
+    rover.start()
+    wait_until(lambda: went_on)
+    gevent.sleep(0.01)
+    assert (went_on, rover.pending) == ([False], 0)
+
+
 def test_stop_ends_a_quick_attempt_that_hangs(
     no_leaks: None, rover_of: Rovers, slot_server: SlotServers, closing: Callable[[Any], Any]
 ) -> None:

@@ -95,7 +95,7 @@ class Loop:
         if self._is_orphan:
             for attempt in self._pending:
                 attempt.outlive_loop()
-        elif self.greenlet is not None:
+        elif self.greenlet is not None and self.greenlet is not getcurrent():
             self.greenlet.kill(block=False)
         self.greenlet = None
         for attempt in list(self._pending):

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 
 from gevent import Greenlet, get_hub, getcurrent
 from gevent import socket as gevent_socket
-from gevent.pool import Pool
+from gevent.pool import Group, Pool
 from gevent.server import StreamServer
 
 from gevent_rover.checks import check_count, check_seconds, check_timeout, checked
@@ -178,7 +178,9 @@ class SlotServer(StreamServer, Forkable):
         self._handshakes.stop()
         self.close()
         caller = getcurrent()
-        if caller is get_hub() or self._connections.are_served_by(caller):
+        # One that has just ended its connection is in the pool still.
+        served = isinstance(self.pool, Group) and caller in self.pool.greenlets
+        if caller is get_hub() or served or self._connections.are_served_by(caller):
             Greenlet.spawn(self._end_handlers, limit)
         else:
             self._end_handlers(limit)
