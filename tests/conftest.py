@@ -28,6 +28,12 @@ Reported = list[tuple[object, BaseException]]
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset, leave no TIME_WAIT
 
 
+def pytest_collection_finish() -> None:
+    """Spare the collector what was imported: it would be looked through for each test."""
+    gc.collect()
+    gc.freeze()
+
+
 def wait_until(predicate: Callable[[], object], timeout: float = 5.0) -> None:
     """Return as soon as ``predicate`` holds; fail when it doesn't within ``timeout`` seconds."""
     with gevent.Timeout(timeout, AssertionError(f"waited {timeout} s in vain")):
