@@ -21,7 +21,9 @@ def installed_from_a_wheel() -> Distribution | None:
     """Return what pip unpacked; None if it only points at the checkout."""
     for distribution in distributions(name="gevent_rover"):
         origin = json.loads(distribution.read_text("direct_url.json") or "{}")
-        editable = origin.get("dir_info", {}).get("editable", False)
+        editable = origin.get("dir_info", {}).get("editable", False) or any(
+            path.name.startswith("__editable__") for path in distribution.files or []
+        )
         # A checkout in which one was built has a distribution, too, but without a record.
         if distribution.read_text("RECORD") is not None and not editable:
             return distribution
