@@ -16,7 +16,7 @@ from gevent_rover import PoolTimeout, Rover, Server, SlotPool, Slots, SlotServer
 Rovers = Callable[..., tuple[Rover, list[Event]]]
 SlotServers = Callable[..., SlotServer]
 
-HUGE = 10**400
+HUGE = 10**5000  # with more digits than Python writes
 NO_NUMBER: list[Any] = [math.nan, True, False, "1", b"1", 1j, [1], object]
 #: How long something may take: longer than nothing, and not for ever.
 NO_SECONDS: list[Any] = [*NO_NUMBER, 0, -1, 0.0, -0.5, math.inf, -math.inf, HUGE, None]

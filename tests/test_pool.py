@@ -345,6 +345,30 @@ def test_why_an_offer_is_refused_is_said_in_the_log_and_by_the_next_timeout(
     assert "refused" not in str(caught.value)
 
 
+def test_why_an_idle_connection_is_closed_is_said_in_the_log(
+    pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "gevent_rover.pool")
+    with SlotPool(max_slots=2) as pool:
+        mine, peer = pair()
+        pool.offer(Slot(3, "web1", WEB1), mine)
+        peer.sendall(b"?")
+        wait_until(lambda: not pool.size)
+        mine, peer = pair()
+        pool.offer(4, mine)
+        peer.close()
+        wait_until(lambda: not pool.size)
+    said = [(record.name, record.levelname, record.getMessage()) for record in caplog.records]
+    assert said == [
+        (
+            "gevent_rover.pool",
+            "DEBUG",
+            "closed slot 3 of 'web1': bytes arrived that nobody asked for",
+        ),
+        ("gevent_rover.pool", "DEBUG", "closed slot 4: it ended"),
+    ]
+
+
 def test_an_offer_to_a_closed_pool_is_refused_in_the_log(
     pair: Pair, caplog: pytest.LogCaptureFixture
 ) -> None:

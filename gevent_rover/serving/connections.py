@@ -22,10 +22,6 @@ class Connections:
     def __init__(self) -> None:
         self._by_socket: dict[Any, _Open] = {}
 
-    def __len__(self) -> int:
-        """Return how many are open."""
-        return len(self._by_socket)
-
     def add(self, socket: Any) -> None:
         """Take in one that was accepted."""
         self._by_socket[socket] = _Open()
