@@ -20,7 +20,7 @@ FOREIGN = {
     "net/sockets.py": {"_sock", "_read_event", "_real_close"},
     "net/forks.py": {"_getframe"},
     "net/interrupts.py": {"_getframe"},
-    "serving/server.py": {"_spawn", "_handle"},
+    "serving/server.py": {"_spawn", "_handle", "_do_read"},
 }
 
 

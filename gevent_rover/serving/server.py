@@ -190,17 +190,16 @@ class SlotServer(StreamServer, Forkable):
             self.pool.join(timeout=timeout)
             self.pool.kill(block=True, timeout=1)
 
-    def do_read(self) -> Any:
-        """Accept a connection; but none of the parent's, in a child forked in C."""
+    def _do_read(self) -> None:
+        """Accept what waits, as gevent calls it; but none of the parent's in a child.
+
+        A fork in C is noticed here. And whatever interrupts gevent's steps from here
+        on, a POSIX signal that stops the server, say, is put off.
+        """
         if not same_process[0]:
             check_fork()
-            return None
-        try:
-            return super().do_read()
-        except AttributeError:
-            if not self.closed:
-                raise
-            return None  # A POSIX signal closed it amid gevent's own steps.
+            return
+        super()._do_read()  # type: ignore[misc]
 
     def do_handle(self, socket: gevent_socket.socket, address: Any) -> None:
         """Spawn :meth:`handle` as ``StreamServer`` does, but never leave the socket open.
