@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from gevent_rover.net.forks import check_fork, kill_copy, same_process
 from gevent_rover.net.sockets import close_now, end_whole
+from gevent_rover.policy.slots import Slots
 
 
 class _Open:
-    """A connection that is open: how its slot is given back, and the greenlet that serves it."""
+    """A connection that is open: its slot, where that is from, and who serves it."""
 
-    give_back: Callable[[], None] | None = None  # None: it has no slot yet
+    slot = -1
+    slots: Slots | None = None  # None: it has no slot yet
     greenlet: Any = None
 
 
@@ -40,15 +41,13 @@ class Connections:
         """Tell whether a greenlet serves one of them."""
         return any(open.greenlet is greenlet for open in self._by_socket.values())
 
-    def give_slot(self, socket: Any, give_back: Callable[[], None]) -> None:
-        """Say that it has a slot.
-
-        :param give_back: called once, when the connection has ended.
-        """
+    def give_slot(self, socket: Any, slot: int, slots: Slots) -> None:
+        """Say which slot it has, and where to give that back, once, when it has ended."""
         connection = self._by_socket.get(socket)
         if connection is None:  # It came in by hand.
             connection = self._by_socket[socket] = _Open()
-        connection.give_back = give_back
+        connection.slot = slot
+        connection.slots = slots
 
     def end(self, socket: Any) -> None:
         """End a connection and give its slot back, once, whoever comes first."""
@@ -62,8 +61,8 @@ class Connections:
         try:
             end_whole(socket)
         finally:
-            if connection.give_back is not None:
-                connection.give_back()
+            if connection.slots is not None:
+                connection.slots.free(connection.slot)
 
     def abandon(self) -> None:
         """Close, in a forked child, its copies of all; give back its copies of the slots."""
@@ -73,5 +72,5 @@ class Connections:
             # Killed first: else it would find its socket closed, if the hub ever runs.
             kill_copy(connection.greenlet)
             close_now(socket)
-            if connection.give_back is not None:
-                connection.give_back()
+            if connection.slots is not None:
+                connection.slots.free(connection.slot)

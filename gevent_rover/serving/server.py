@@ -193,13 +193,13 @@ class SlotServer(StreamServer, Forkable):
     def _do_read(self) -> None:
         """Accept what waits, as gevent calls it; but none of the parent's in a child.
 
-        A fork in C is noticed here. And whatever interrupts gevent's steps from here
-        on, a POSIX signal that stops the server, say, is put off.
+        A fork in C is noticed here. And a POSIX signal that stops the server is put off
+        from here on; but gevent calls this even if one has just been handled.
         """
         if not same_process[0]:
             check_fork()
-            return
-        super()._do_read()  # type: ignore[misc]
+        elif not self.closed:
+            super()._do_read()  # type: ignore[misc]
 
     def do_handle(self, socket: gevent_socket.socket, address: Any) -> None:
         """Spawn :meth:`handle` as ``StreamServer`` does, but never leave the socket open.
@@ -223,7 +223,10 @@ class SlotServer(StreamServer, Forkable):
             self._serve(handle, socket, address)
             return
         try:
-            greenlet = spawn(self._serve, handle, socket, address)
+            if isinstance(self.pool, Group):
+                greenlet = spawn(handle, socket, address)
+            else:  # A greenlet that may have no links.
+                greenlet = spawn(self._serve, handle, socket, address)
         except BaseException:
             self._connections.end(socket)
             raise
@@ -243,10 +246,11 @@ class SlotServer(StreamServer, Forkable):
 
         Without a slot it returns at once, and the caller closes the socket.
         """
-        slot = self.slots.take()
+        slots = self.slots
+        slot = slots.take()
         if slot is None:
             return
-        self._connections.give_slot(socket, partial(self.slots.free, slot))
+        self._connections.give_slot(socket, slot, slots)
         try:
             try:
                 raw = raw_of(socket)
