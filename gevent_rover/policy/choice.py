@@ -70,7 +70,8 @@ class LowestSlot:
     add = put_back
 
     def take(self) -> Entry | None:
-        return self._idle.pop()[2] if self._idle else None
+        idle = self._idle
+        return idle.pop()[2] if idle else None
 
     def finished(self, entry: Entry) -> None:
         pass

@@ -21,6 +21,8 @@ from gevent_rover.pooling.waiters import Waiters
 from gevent_rover.registry import server_gone
 from gevent_rover.roving.supply import Supply
 
+_default_timeout: Final = gevent_socket.getdefaulttimeout
+
 _log: Final = logging.getLogger("gevent_rover.pool")
 _log.addHandler(logging.NullHandler())
 
@@ -101,7 +103,7 @@ class Stock(Forkable):
             self.drop(connection)
             return
         socket = connection.socket
-        default = gevent_socket.getdefaulttimeout()
+        default = _default_timeout()
         if socket.timeout != default:
             socket.settimeout(default)
         self.ranking.make_idle(connection)
