@@ -34,11 +34,6 @@ IDLE = """
 def serve(slot, sock, address):
     sock.recv(1)
 
-server = SlotServer(("127.0.0.1", 0), serve)
-server.stop_timeout = 0.05
-server.start()
-client = socket.create_connection(server.address)
-client.recv(3)
 signal.setitimer(signal.ITIMER_REAL, 0.1)
 """
 
@@ -47,15 +42,14 @@ SERVING = """
 def serve(slot, sock, address):
     signal.raise_signal(signal.SIGALRM)
     sock.recv(1)
+"""
 
+END = """
 server = SlotServer(("127.0.0.1", 0), serve)
 server.stop_timeout = 0.05
 server.start()
 client = socket.create_connection(server.address)
 client.recv(3)
-"""
-
-END = """
 with gevent.Timeout(5):
     assert client.recv(1) == b""
     while server.started or len(server.slots) or not done:

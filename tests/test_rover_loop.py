@@ -188,6 +188,14 @@ def in_a_thread_that_ends(run: Callable[[], object]) -> None:
         threads.kill()
 
 
+def begin_an_attempt(rover: Rover) -> None:
+    """Start a rover, and return as soon as it dials."""
+    rover.start()
+    with gevent.Timeout(5):
+        while not rover.pending:
+            gevent.sleep(0.001)
+
+
 def test_a_rover_whose_thread_has_ended_is_not_started_and_starts_in_another(
     closing: Callable[[Any], Any], slot_server: SlotServers
 ) -> None:
@@ -225,15 +233,8 @@ def test_attempts_that_were_pending_when_their_thread_ended_are_forgotten(
     rover_of: Rovers, silent: Server, dead_server: Server, after: str
 ) -> None:
     rover, events = rover_of({"a": silent}, roving_interval=3600.0)
-
-    def rove() -> None:
-        rover.start()
-        with gevent.Timeout(5):
-            while not rover.pending:
-                gevent.sleep(0.001)
-
     before = open_descriptors()
-    in_a_thread_that_ends(rove)
+    in_a_thread_that_ends(lambda: begin_an_attempt(rover))
     wait_until(lambda: not rover.started)
     rover.servers["a"] = dead_server
     getattr(rover, after)()
@@ -280,10 +281,7 @@ def test_a_rover_whose_hub_was_destroyed_is_not_started_and_starts_elsewhere(
     rover, events = rover_of({"a": silent}, roving_interval=3600.0)
 
     def rove() -> None:
-        rover.start()
-        with gevent.Timeout(5):
-            while not rover.pending:
-                gevent.sleep(0.001)
+        begin_an_attempt(rover)
         get_hub().destroy(destroy_loop=True)
 
     threads = ThreadPool(1)
