@@ -171,7 +171,7 @@ def test_a_pool_fills_soon_though_one_of_its_servers_says_a_slot_and_hangs_up(
     assert len(outcomes) < 50 + 50
 
 
-def test_a_doubted_server_is_trusted_again_once_a_connection_lasts(
+def test_a_suspected_server_is_trusted_again_once_a_connection_lasts(
     slot_server: SlotServers, closing: Closing
 ) -> None:
     hang_up = True

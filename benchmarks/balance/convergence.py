@@ -58,7 +58,7 @@ class Simulation:
         self._hungry: dict[SimulatedClient, None] = dict.fromkeys(self.fleet.clients)
         self._hunger = self.env.event()
         self._peak = 0
-        self.env.process(self._hurry())
+        self.env.process(self._start_wanted())
         everyone = list(self.fleet.clients)
         self.fleet.random.shuffle(everyone)
         for group in range(GROUPS):
@@ -133,7 +133,7 @@ class Simulation:
                 self.fleet.tick(client, self.env.now)
             yield self.env.timeout(self.interval)
 
-    def _hurry(self) -> Generator[simpy.Event, Any, None]:
+    def _start_wanted(self) -> Generator[simpy.Event, Any, None]:
         """Quick roving: what all clients begin in one round trip ends in the next."""
         env, fleet = self.env, self.fleet
         begun: list[tuple[SimulatedClient, int, str, Slot | None]] = []
