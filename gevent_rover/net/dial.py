@@ -14,7 +14,7 @@ from gevent_rover.errors import InvalidServerError, TLSError
 from gevent_rover.models import Server
 from gevent_rover.net.addresses import addresses_of, known_address
 from gevent_rover.net.failures import connect_error, connected_to_itself, translated
-from gevent_rover.net.forks import check_fork
+from gevent_rover.net.forks import check_fork, same_process
 from gevent_rover.net.race import race
 from gevent_rover.net.resources import Resources
 from gevent_rover.net.sockets import READ, WRITE, close_now, raw_of, reader_of
@@ -120,7 +120,8 @@ class Dial(Resources):
 
     def on_readable(self) -> bool:
         """Read what is there of the slot line, and tell whether the attempt is over."""
-        check_fork()
+        if not same_process[0]:
+            check_fork()
         if self.abandoned:
             return True
         try:

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from gevent import Greenlet, get_hub, getcurrent
 from gevent.event import Event
 
-from gevent_rover.net.forks import check_fork, kill_copy
+from gevent_rover.net.forks import check_fork, kill_copy, same_process
 from gevent_rover.policy.pacing import HANGS_AFTER
 from gevent_rover.roving.attempts import Attempts, PendingAttempt
 from gevent_rover.roving.quick import QuickRoving
@@ -209,7 +209,8 @@ class Loop:
         self._workers.submit(attempt)
 
     def _publish(self, attempt: PendingAttempt) -> None:
-        check_fork()
+        if not same_process[0]:
+            check_fork()
         if attempt.abandoned:
             return
         # From here on nothing gives it up: no switch until it's marked.

@@ -74,12 +74,15 @@ class Outcomes:
         attempt.published = sock
         try:
             # A log's handlers may switch, too, and be killed meanwhile.
-            _log_change(outcome, id, server, failure, since)
             if outcome == "connection":
+                if since is not None:
+                    _log.info("server %r is back after %.3g s: %s", id, monotonic() - since, server)
                 for returned in deliver(connection, rover, slot=slot, socket=sock):
                     if returned:
                         claimed, attempt.published = True, None
             elif outcome == "unreachable":
+                if since is None:
+                    _log.warning("server %r is unreachable: %s: %s", id, server, failure)
                 for _ in deliver(unreachable, rover, id=id, server=server):
                     pass
             elif outcome == "error":
@@ -105,20 +108,3 @@ class Outcomes:
         at = "" if id is None else f" at server {id!r}"
         why = "" if failure is None else f": {type(failure).__name__}: {failure}"
         return f"latest attempt{at}: {outcome}{why}"
-
-
-def _log_change(
-    outcome: Outcome,
-    id: str | None,
-    server: Server,
-    failure: Exception | None,
-    since: float | None,
-) -> None:
-    """Log that a server became unreachable, or is back.
-
-    :param since: since when it was unreachable before; None: it wasn't.
-    """
-    if outcome == "connection" and since is not None:
-        _log.info("server %r is back after %.3g s: %s", id, monotonic() - since, server)
-    elif outcome == "unreachable" and since is None:
-        _log.warning("server %r is unreachable: %s: %s", id, server, failure)
