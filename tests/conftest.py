@@ -248,11 +248,15 @@ def port_of(server: StreamServer) -> int:
 
 
 @pytest.fixture
-def dead_server() -> Server:
-    """Give the entry of a port where nobody listens."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return {"host": "127.0.0.1", "port": sock.getsockname()[1]}
+def dead_server(closing: Callable[[Any], Any]) -> Server:
+    """Give the entry of a port where nobody listens, and which no other process is given.
+
+    A server that is told this very port gets it.
+    """
+    sock = closing(socket.socket())
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", 0))
+    return {"host": "127.0.0.1", "port": sock.getsockname()[1]}
 
 
 @pytest.fixture
