@@ -198,7 +198,7 @@ class SlotServer(StreamServer, Forkable):
         """
         if not same_process[0]:
             check_fork()
-        elif not self.closed:
+        elif "socket" in self.__dict__:  # It isn't closed.
             super()._do_read()  # type: ignore[misc]
 
     def do_handle(self, socket: gevent_socket.socket, address: Any) -> None:
