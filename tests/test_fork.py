@@ -21,6 +21,7 @@ from gevent.subprocess import check_output
 
 from gevent_rover import PoolTimeout, Rover, Server, SlotPool, SlotServer
 from gevent_rover.net import forks
+from gevent_rover.roving.workers import Workers
 
 FORKS: dict[str, Callable[[], int]] = {
     "gevent": gevent_fork,
@@ -309,6 +310,20 @@ def test_a_rover_of_a_thread_that_ended_forks_without_an_error(
     for _, keywords in events:
         if "socket" in keywords:
             keywords["socket"]._sock.close()  # Its own close() would ask that thread's hub.
+
+
+def test_a_worker_that_had_not_begun_when_its_hub_was_destroyed_is_let_go_of() -> None:
+    done: list[int] = []
+    workers = Workers(done.append, lambda: None)
+
+    def submit() -> None:
+        workers.submit(1)
+        gevent.get_hub().destroy(destroy_loop=True)
+
+    gevent.get_hub().threadpool.apply(submit)
+    assert len(workers.greenlets) == 1
+    workers.abandon()
+    assert (workers.greenlets, done) == ([], [])
 
 
 def test_waiters_are_dropped_in_the_child_and_served_in_the_parent(closing: Any) -> None:

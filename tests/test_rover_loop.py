@@ -288,6 +288,7 @@ def test_a_rover_whose_hub_was_destroyed_is_not_started_and_starts_elsewhere(
     try:
         threads.apply(rove)
         assert not rover.started
+        rover.wake()  # Nothing, as on any rover that is stopped.
         rover.servers["a"] = dead_server
         rover.start()
         wait_until(lambda: count(events, "unreachable"))

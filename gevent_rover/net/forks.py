@@ -56,9 +56,9 @@ def kill_copy(greenlet: Any) -> None:
     """Kill, in a forked child, its copy of a greenlet, should its hub ever run.
 
     :param greenlet: a Greenlet or None. Nothing happens to the one that forked: there
-        the child goes on.
+        the child goes on. Nor to one whose loop is destroyed: that never runs again.
     """
-    if greenlet is not None and greenlet is not gevent.getcurrent():
+    if greenlet is not None and greenlet is not gevent.getcurrent() and greenlet.loop is not None:
         greenlet.kill(block=False)
 
 

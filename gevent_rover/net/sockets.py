@@ -19,11 +19,11 @@ WRITE: Final = 2
 
 #: Returns the non-blocking socket inside a gevent socket: another one once it's closed.
 #: A gevent socket's own methods wait, or take a detour of Python code around each
-#: system call. Not a function in Python: each lease calls it twice, at half the cost.
+#: system call.
 raw_of: Final[Callable[[Any], _socket.socket]] = attrgetter("_sock")
 
 #: Tells whether a gevent socket is closed, a ``makefile()`` of it still open or not. Its
-#: property ``closed`` is a function in Python, too.
+#: property ``closed`` is a function in Python, and each lease asks twice.
 is_closed: Final[Callable[[Any], bool]] = attrgetter("_closed")
 
 

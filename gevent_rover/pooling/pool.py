@@ -180,7 +180,7 @@ class SlotPool:
         stock = self._stock
         leased = stock.by_socket.get(socket)
         if leased is None or leased.state == "idle" or not same_process[0]:
-            leased = stock.leased(socket)  # Called only then: it's 2 % of a lease.
+            leased = stock.leased(socket)  # Says what is wrong, if anything is.
             if leased is None:
                 return
         stock.take_back(leased)

@@ -123,7 +123,7 @@ class Loop:
 
     def wake(self) -> None:
         """Tick now; safe from any thread."""
-        if self.greenlet is not None:
+        if self.started:
             self._hub.loop.run_callback_threadsafe(self._tick_now)
 
     # What a demand says
