@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from random import random
 from time import monotonic
 from typing import Any, Final, Literal
 
@@ -73,14 +74,18 @@ class Loop:
         return self._workers.greenlets
 
     def start(self) -> None:
-        """Tick at once and then in each interval; begin the schedule anew if it's started."""
+        """Tick at once and then in each interval, from a random moment of the first one on.
+
+        If it's started, begin the schedule anew.
+        """
         if self._is_orphan:
             # Nothing of what its thread left will ever run.
             self.stop()
             self._pending.clear()
         self._fork = "none"
         self._hub = get_hub()
-        self._schedule = Schedule(monotonic())
+        # Clients that are started together don't rove in step.
+        self._schedule = Schedule(monotonic(), phase=random())
         self.quick.start()
         if self.greenlet is None:
             self._wakeup = Event()  # Not that of another thread's hub.

@@ -9,10 +9,12 @@ class Schedule:
     """A fixed schedule that doesn't drift. All times are monotonic seconds.
 
     :param first: when the first tick is due.
+    :param phase: the part of an interval, from 0 to 1, after which the second one is due.
     """
 
-    def __init__(self, first: float) -> None:
+    def __init__(self, first: float, phase: float = 1.0) -> None:
         self._next = first
+        self._phase = phase
 
     def is_due(self, now: float, interval: float) -> bool:
         """Tell whether a tick is due; if so, the next one is an interval after it.
@@ -21,6 +23,8 @@ class Schedule:
         """
         if now < self._next:
             return False
+        self._next -= (1 - self._phase) * interval
+        self._phase = 1.0
         missed = (now - self._next) // interval
         following = self._next + (missed + 1) * interval
         # An interval may be so short that no number says how many were missed.
