@@ -12,8 +12,10 @@ from gevent_rover.errors import (
     TLSError,
 )
 from gevent_rover.models import Attempt, Server, Slot
-from gevent_rover.policy.choice import Choice, LowestSlot
+from gevent_rover.policy.choice import Choice, LeaseOutcome, LowestSlot
 from gevent_rover.policy.entry import Entry
+from gevent_rover.policy.least_loaded import LeastLoaded
+from gevent_rover.policy.server_health import ServerHealth
 from gevent_rover.policy.slots import Slots
 from gevent_rover.pooling.pool import SlotPool
 from gevent_rover.registry import check_server, parse_listener, parse_server
@@ -28,6 +30,8 @@ __all__ = [
     "Demand",
     "Entry",
     "InvalidServerError",
+    "LeaseOutcome",
+    "LeastLoaded",
     "LowestSlot",
     "NoServersError",
     "PoolClosed",
@@ -38,6 +42,7 @@ __all__ = [
     "Rover",
     "RoverError",
     "Server",
+    "ServerHealth",
     "Slot",
     "SlotPool",
     "SlotServer",

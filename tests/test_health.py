@@ -29,7 +29,7 @@ def test_a_server_that_failed_is_avoided_until_the_next_tick(outcome: Outcome) -
     health.record("a", outcome, 0.0)
     assert avoided(health) == {"a"}
     assert health.has_failed("a")
-    health.tick(IDS)
+    health.tick(IDS, 0.0)
     assert avoided(health) == set()
     assert not health.has_failed("a")
 
@@ -55,14 +55,14 @@ def test_a_server_that_hangs_is_avoided_until_the_next_tick_but_has_not_failed()
     health.hangs("a")
     assert avoided(health) == {"a"}
     assert not health.has_failed("a")
-    health.tick(IDS)
+    health.tick(IDS, 0.0)
     assert avoided(health) == set()
 
 
 def test_a_server_is_unreachable_from_the_first_such_outcome_until_a_connection() -> None:
     health = Health()
     health.record("a", "unreachable", 1.0)
-    health.tick(IDS)
+    health.tick(IDS, 0.0)
     health.record("a", "unreachable", 2.0)
     health.record("a", "error", 3.0)
     health.record("a", "discarded", 4.0)
@@ -78,7 +78,7 @@ def test_a_server_that_left_the_registry_is_forgotten() -> None:
     for id in ("a", "b"):
         health.suspect(id)
         health.record(id, "unreachable", 0.0)
-    health.tick(["b"])
+    health.tick(["b"], 0.0)
     assert health.suspects == {"b"}
     assert [health.is_unreachable(id) for id in ("a", "b")] == [False, True]
 
@@ -93,7 +93,7 @@ def test_several_servers_that_come_to_be_suspected_are_too_many_once() -> None:
     health = Health()
     ids = IDS[:MAX_PROBES]
     assert [health.suspect(id) for id in ids] == [False] * (MAX_PROBES - 1) + [True]
-    health.tick(ids)
+    health.tick(ids, 0.0)
     assert not any(health.suspect(id) for id in ids)  # Nothing new.
 
 
@@ -101,14 +101,14 @@ def test_a_suspected_server_gets_one_attempt_an_interval_until_a_connection_last
     health = Health()
     health.suspect("a")
     for _ in range(3):
-        health.tick(IDS)
+        health.tick(IDS, 0.0)
         assert avoided(health) == set()
         health.picked("b")
         assert avoided(health) == set()
         health.picked("a")
         assert avoided(health) == {"a"}
     health.lasted("a")
-    health.tick(IDS)
+    health.tick(IDS, 0.0)
     health.picked("a")
     assert avoided(health) == set()
 
@@ -117,7 +117,7 @@ def test_suspected_servers_get_few_attempts_together() -> None:
     health = Health()
     for id in IDS:
         health.suspect(id)
-    health.tick((*IDS, "good"))
+    health.tick((*IDS, "good"), 0.0)
     for id in IDS[:MAX_PROBES]:
         assert not health.avoid(id)
         health.picked(id)

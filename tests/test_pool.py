@@ -18,7 +18,16 @@ from gevent import GreenletExit, socket
 from gevent.event import AsyncResult
 from test_fork import FORKS, in_child
 
-from gevent_rover import PoolClosed, PoolError, PoolTimeout, Rover, Server, Slot, SlotPool
+from gevent_rover import (
+    LowestSlot,
+    PoolClosed,
+    PoolError,
+    PoolTimeout,
+    Rover,
+    Server,
+    Slot,
+    SlotPool,
+)
 
 Socket = socket.socket
 Closing = Callable[[Any], Any]
@@ -725,7 +734,7 @@ def test_a_file_of_the_user_does_not_spoil_the_connection(closing: Closing, fill
 def test_giving_back_in_a_child_what_its_parent_leased_does_nothing(
     closing: Closing, pair: Pair, fork: Callable[[], int]
 ) -> None:
-    pool = closing(SlotPool())
+    pool = closing(SlotPool(choice=LowestSlot()))
     connections = [pair() for _ in range(3)]
     for slot, (mine, _) in enumerate(connections):
         pool.offer(slot, mine)

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from gevent_rover import PoolClosed, PoolTimeout, Rover, Server, Slot, SlotPool
+from gevent_rover import LowestSlot, PoolClosed, PoolTimeout, Rover, Server, Slot, SlotPool
 
 IDS = ("web1", "web2")
 
@@ -112,7 +112,7 @@ class PoolMachine(RuleBasedStateMachine):
         for id in IDS:
             self.change_server(id)
         self.rover = Rover(self.servers)  # never started: its ticks are a rule
-        self.pool = SlotPool(self.rover, max_slots=max_slots)
+        self.pool = SlotPool(self.rover, max_slots=max_slots, choice=LowestSlot())
         self.model = Model(max_slots, self.servers)
         self.connections = []
         self.waiters: dict[int, gevent.Greenlet[..., Any]] = {}

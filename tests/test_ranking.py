@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gevent_rover import Server, Slot
-from gevent_rover.policy.choice import LowestSlot
+from gevent_rover.policy.choice import LeaseOutcome, LowestSlot
 from gevent_rover.policy.entry import Entry
 from gevent_rover.policy.ranking import Ranking
 
@@ -31,17 +31,18 @@ class Noting(LowestSlot):
         self.told.append(f"put back {entry.slot}")
         super().put_back(entry)
 
-    def take(self) -> Entry | None:
-        entry = super().take()
+    def take(self, now: float) -> Entry | None:
+        entry = super().take(now)
         if entry is not None:
             self.known.remove(entry)
             self.leased.add(entry)
             self.told.append(f"take {entry.slot}")
         return entry
 
-    def finished(self, entry: Entry) -> None:
+    def finished(self, entry: Entry, now: float, outcome: LeaseOutcome) -> None:
+        assert entry.server.leased == 0  # The record knows first.
         self.leased.remove(entry)
-        self.told.append(f"finished {entry.slot}")
+        self.told.append(f"finished {entry.slot} at {now:g}: {outcome}")
 
     def remove(self, entry: Entry) -> None:
         self.known.remove(entry)
@@ -61,16 +62,16 @@ def ranking_of(*slots: int, max_slots: int = 100) -> tuple[Ranking[Entry], list[
 
 def test_the_lowest_idle_slot_is_leased_first() -> None:
     ranking, _ = ranking_of(3, 1, 2)
-    leased = [ranking.lease() for _ in range(4)]
+    leased = [ranking.lease(0.0) for _ in range(4)]
     assert [connection and connection.slot for connection in leased] == [1, 2, 3, None]
     assert (len(ranking), ranking.idle) == (3, 0)
 
 
 def test_among_equal_slots_it_is_the_one_idle_longest() -> None:
     ranking, (first, second, third) = ranking_of(5, 5, 5)
-    assert ranking.lease() is first
-    ranking.make_idle(first)
-    assert [ranking.lease(), ranking.lease(), ranking.lease()] == [second, third, first]
+    assert ranking.lease(0.0) is first
+    ranking.give_back(first, 1.0, "answered")
+    assert [ranking.lease(0.0), ranking.lease(0.0), ranking.lease(0.0)] == [second, third, first]
 
 
 @pytest.mark.parametrize(("slot", "admitted"), [(6, True), (7, False), (8, False)])
@@ -82,10 +83,10 @@ def test_a_full_ranking_admits_what_is_strictly_lower(slot: int, admitted: bool)
 def test_the_excess_has_the_highest_slot_and_is_idle_if_it_can_be() -> None:
     ranking, (one, other, low) = ranking_of(7, 7, 1, max_slots=3)
     assert ranking.excess() is None
-    assert [ranking.lease(), ranking.lease()] == [low, one]
+    assert [ranking.lease(0.0), ranking.lease(0.0)] == [low, one]
     ranking.add(Entry(2))
     assert ranking.excess() is other
-    assert ranking.lease() is other
+    assert ranking.lease(0.0) is other
     assert ranking.excess() is other
 
 
@@ -102,7 +103,7 @@ def test_a_lower_limit_makes_excess_of_the_highest_slots() -> None:
 
 def test_a_retired_connection_counts_no_more() -> None:
     ranking, (one, two) = ranking_of(1, 2)
-    assert ranking.lease() is one
+    assert ranking.lease(0.0) is one
     assert not ranking.give_up(one)
     assert (list(ranking), one.state) == ([two], "retired")
     ranking.remove(one)
@@ -118,15 +119,16 @@ def test_a_choice_is_told_of_each_lease_and_its_end_once() -> None:
         ranking.add(entry)
         ranking.make_idle(entry)
     one, two, three = list(ranking)
-    assert [ranking.lease() for _ in range(3)] == [one, two, three]
-    ranking.make_idle(one)
+    assert [ranking.lease(0.0) for _ in range(3)] == [one, two, three]
+    ranking.give_back(one, 1.0, "answered")
     assert not ranking.give_up(two)
-    ranking.remove(two)  # It came back.
-    ranking.remove(three)  # Discarded.
+    ranking.remove(two, 2.0, "answered")  # It came back.
+    ranking.remove(three, 3.0, "failed")  # Discarded.
     assert ranking.give_up(one)
     assert choice.told == [
         *("add 1", "add 2", "add 3", "take 1", "take 2", "take 3"),
-        *("finished 1", "put back 1", "finished 2", "finished 3", "remove 1"),
+        *("finished 1 at 1: answered", "put back 1"),
+        *("finished 2 at 2: answered", "finished 3 at 3: failed", "remove 1"),
     ]
     assert not choice.known
     assert not choice.leased

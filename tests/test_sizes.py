@@ -12,7 +12,7 @@ from conftest import Listener, entry, wait_until
 from gevent import socket
 from gevent.event import Event as Flag
 
-from gevent_rover import PoolClosed, PoolTimeout, Rover, Server, SlotPool, SlotServer
+from gevent_rover import LowestSlot, PoolClosed, PoolTimeout, Rover, Server, SlotPool, SlotServer
 
 Closing = Callable[[Any], Any]
 Servers = Callable[..., Server]
@@ -307,7 +307,7 @@ def test_a_closed_pool_takes_a_size_and_wants_nothing(
 
 @pytest.mark.parametrize("bad", [0, -1, 1.0, float("nan"), True, "10", None])
 def test_a_bad_size_is_refused_and_changes_nothing(closing: Closing, fill: Fill, bad: Any) -> None:
-    pool = closing(SlotPool(max_slots=3))
+    pool = closing(SlotPool(max_slots=3, choice=LowestSlot()))
     peers = fill(pool, 0, 1, 2)
     held = pool.acquire(0)
     with pytest.raises(ValueError, match="max_slots must be an int of at least 1"):

@@ -816,7 +816,7 @@ def test_a_pool_leases_tls_sockets_again_and_again(
             leased.add(sock.fileno())
             sock.sendall(b"hello")
             assert sock.recv(1024) == b"hello"
-    assert len(leased) == 1
+    assert len(leased) == 3  # in turn
     assert pool.slots() == [(0, False), (1, False), (2, False)]
 
 

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from gevent_rover.models import Slot
+from gevent_rover.policy.server_health import ServerHealth
 
 
 class Entry:
-    """A connection of a pool, without its socket."""
+    """A connection of a pool, without its socket.
 
-    __slots__ = ("number", "server_id", "since", "slot", "state")
+    :param slot: its slot; with a :class:`Slot` it's known whose.
+    :param server: what this client knows of its server. Default: nothing yet.
+    """
+
+    __slots__ = ("leased_at", "note", "order", "server", "server_id", "slot", "state")
 
     #: ``new`` until it's idle for the first time; ``retired`` while it's leased, and
     #: to be closed when it comes back. Only a :class:`Ranking` changes it.
     state: Literal["new", "idle", "leased", "retired", "closed"]
 
-    def __init__(self, slot: int) -> None:
+    def __init__(self, slot: int, server: ServerHealth | None = None) -> None:
         self.slot = slot
         #: The id of its server; None if nobody said whose slot it is.
         self.server_id = slot.server_id if isinstance(slot, Slot) else None
-        #: Tells equal slots apart, in order of arrival.
-        self.number = 0
-        #: For the :class:`Choice`: the place of an idle one among its equals.
-        self.since = 0
+        #: What this client knows of its server: one object for all connections to it.
+        self.server = ServerHealth() if server is None else server
+        #: Its slot, and a number that tells equal slots apart, in order of arrival.
+        self.order: tuple[int, int] = slot, 0
+        #: When its latest lease began, in monotonic seconds.
+        self.leased_at = 0.0
+        #: For the :class:`Choice`: whatever it likes to keep with a connection.
+        self.note: Any = None
         self.state = "new"

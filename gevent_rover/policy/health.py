@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Collection, Container
 from typing import Final
 
 from gevent_rover.models import Outcome
+from gevent_rover.policy.server_health import Known, ServerHealth
 
 #: Attempts that suspected servers get in an interval, all of them together: enough
 #: to see soon that they are well again, too few to be a burden if they aren't.
 MAX_PROBES: Final = 4
 
-
-class ServerHealth:
-    """One server's record."""
-
-    __slots__ = ("avoided_in", "failed_in", "suspect", "unreachable_since")
-
-    def __init__(self) -> None:
-        #: Whether it said a slot and hung up: each such server gets one attempt in an
-        #: interval, until a connection of its lasts for one. Else a pool would fill up
-        #: with such connections again and again, before the first is seen to end.
-        self.suspect = False
-        #: When an attempt found it unreachable that had been reachable; None: it isn't.
-        self.unreachable_since: float | None = None
-        #: The interval in which an attempt failed last,
-        self.failed_in = -1
-        #: and the one in which quick roving takes others: since an attempt failed or
-        #: hung. Else every third attempt or so would end up at a silent quarter of the
-        #: servers, until all of ``max_pending`` hang there.
-        self.avoided_in = -1
+#: Seconds for which a server may be missing in the registry, and its record is kept.
+ABSENCE: Final = 60.0
 
 
-class Health:
+class Health(Known):
     """The records of all servers, by id; each method is one event, or one question.
 
     Nothing is known of a server that has no record, and nothing speaks against it.
@@ -41,34 +25,69 @@ class Health:
     """
 
     def __init__(self) -> None:
-        self._by_id: dict[str, ServerHealth] = {}
+        super().__init__()
+        self._by_id: dict[str | None, ServerHealth] = {}
         self._interval = 0
         self._suspicions = 0  # how many came to be suspected in this interval,
         self._probes = 0  # and how many attempts suspected ones got in it
 
     def __repr__(self) -> str:
-        unreachable = sorted(id for id in self._by_id if self.is_unreachable(id))
+        unreachable = sorted(id for id in self._by_id if id and self.is_unreachable(id))
         return f"<Health suspects={sorted(self.suspects)} unreachable={unreachable}>"
+
+    def of(self, id: str | None) -> ServerHealth:
+        """Return the record of a server, a new one if there is none.
+
+        :param id: None: the record of all connections of which nobody knows the server.
+        """
+        record = self._by_id.get(id)
+        if record is None:
+            record = self._by_id[id] = ServerHealth(self)
+        return record
+
+    def records(self) -> list[ServerHealth]:
+        return list(self._by_id.values())
 
     # Events
 
-    def tick(self, servers: Container[str]) -> None:
+    def tick(self, servers: Collection[str], now: float) -> None:
         """Begin an interval: every server gets another chance. Forget those that left.
 
         :param servers: the ids of the registry.
+        :param now: a monotonic time, in seconds.
         """
         self._interval += 1
         self._suspicions = self._probes = 0
-        self.forget_all_but(servers)
+        self.servers = len(servers)
+        self.forget_all_but(servers, now)
         for id, record in list(self._by_id.items()):
-            if not record.suspect and record.unreachable_since is None:
+            if record.is_blank:
                 del self._by_id[id]
 
-    def forget_all_but(self, servers: Container[str]) -> None:
-        """Forget the servers that left the registry."""
-        for id in list(self._by_id):
-            if id not in servers:
+    def forget_all_but(self, servers: Container[str], now: float) -> None:
+        """Forget the servers that left the registry.
+
+        What their attempts showed is forgotten at once, what their leases showed after
+        :data:`ABSENCE`: who comes back soon is known.
+        """
+        for id, record in list(self._by_id.items()):
+            if id is None or id in servers:
+                record.absent_since = None
+                continue
+            record.suspect = False
+            record.unreachable_since = None
+            record.failed_in = record.avoided_in = -1
+            if record.absent_since is None:
+                record.absent_since = now
+            gone = now - record.absent_since >= ABSENCE
+            if record.is_blank or (gone and not record.connections and not record.leased):
                 del self._by_id[id]
+
+    def forget_leases(self) -> None:
+        """Forget all leases and connections: a forked child has none."""
+        for record in self._by_id.values():
+            record.connections = record.leased = 0
+            record.probed = False
 
     def picked(self, id: str) -> None:
         """Take note that an attempt at ``id`` begins."""
@@ -89,7 +108,7 @@ class Health:
             if known is not None:
                 known.unreachable_since = None
         elif outcome != "discarded":
-            record = self._record_of(id)
+            record = self.of(id)
             if not called:
                 record.failed_in = record.avoided_in = self._interval
             if outcome == "unreachable" and record.unreachable_since is None:
@@ -97,7 +116,7 @@ class Health:
 
     def hangs(self, id: str) -> None:
         """Take note that an attempt at ``id`` has come to hang."""
-        self._record_of(id).avoided_in = self._interval
+        self.of(id).avoided_in = self._interval
 
     def suspect(self, id: str) -> bool:
         """Take note that a connection to ``id`` died young, and was never leased.
@@ -105,7 +124,7 @@ class Health:
         :returns: whether so many servers came to be suspected in this interval that
             more attempts make no sense. A server that dies has young connections, too.
         """
-        record = self._record_of(id)
+        record = self.of(id)
         record.avoided_in = self._interval
         if record.suspect:
             return False
@@ -124,7 +143,7 @@ class Health:
     @property
     def suspects(self) -> set[str]:
         """The ids of the servers that are suspected."""
-        return {id for id, record in list(self._by_id.items()) if record.suspect}
+        return {id for id, record in list(self._by_id.items()) if id and record.suspect}
 
     def avoid(self, id: str) -> bool:
         """Tell whether quick roving should take another server than ``id`` in this interval."""
@@ -148,9 +167,3 @@ class Health:
     def is_unreachable(self, id: str) -> bool:
         """Tell whether the latest attempt at ``id`` that had an answer found it unreachable."""
         return self.unreachable_since(id) is not None
-
-    def _record_of(self, id: str) -> ServerHealth:
-        record = self._by_id.get(id)
-        if record is None:
-            record = self._by_id[id] = ServerHealth()
-        return record

@@ -10,7 +10,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-from gevent_rover.policy.choice import Choice
+from gevent_rover.policy.choice import Choice, LeaseOutcome
 from gevent_rover.policy.entry import Entry
 
 _Entry = TypeVar("_Entry", bound=Entry)
@@ -55,8 +55,9 @@ class Ranking(Generic[_Entry]):
     def add(self, entry: _Entry) -> None:
         """Take in a new connection."""
         self._clock += 1
-        entry.number = self._clock
-        insort(self._by_slot, (entry.slot, entry.number, entry))
+        entry.order = entry.slot, self._clock
+        entry.server.connections += 1
+        insort(self._by_slot, (*entry.order, entry))
 
     def excess(self) -> _Entry | None:
         """Return the connection to give up; None while there aren't too many.
@@ -73,22 +74,36 @@ class Ranking(Generic[_Entry]):
                 return entry
         return self._by_slot[-1][2]
 
-    def lease(self) -> _Entry | None:
-        """Lease the idle connection that the choice picks; None if none is idle."""
-        entry = self._take()
+    def lease(self, now: float) -> _Entry | None:
+        """Lease the idle connection that the choice picks; None if none is idle.
+
+        :param now: a monotonic time, in seconds.
+        """
+        entry = self._take(now)
         if entry is not None:
             entry.state = "leased"
+            entry.leased_at = now
+            server = entry.server
+            server.leased += 1
+            server.known.leases += 1
         return entry  # type: ignore[return-value]  # the choice returns what it was given
 
     def make_idle(self, entry: _Entry) -> None:
-        """Make a new connection idle, or one whose lease has ended."""
-        if entry.state == "leased":
-            self._finished(entry)
-            entry.state = "idle"
-            self._put_back(entry)
-        else:
-            entry.state = "idle"
-            self._choice.add(entry)
+        """Make a new connection idle."""
+        entry.state = "idle"
+        self._choice.add(entry)
+
+    def give_back(self, entry: _Entry, now: float, outcome: LeaseOutcome) -> None:
+        """End a lease, and make its connection idle again."""
+        server = entry.server
+        server.leased -= 1
+        if outcome == "answered":
+            server.answered(now - entry.leased_at, now)
+        elif outcome == "failed":
+            server.failed(now)
+        self._finished(entry, now, outcome)
+        entry.state = "idle"
+        self._put_back(entry)
 
     def give_up(self, entry: _Entry) -> bool:
         """Count a connection no more.
@@ -103,15 +118,26 @@ class Ranking(Generic[_Entry]):
         entry.state = "retired"
         return False
 
-    def remove(self, entry: _Entry) -> None:
-        """Forget a connection, whatever state it is in; it's closed."""
+    def remove(self, entry: _Entry, now: float = 0.0, outcome: LeaseOutcome = "unknown") -> None:
+        """Forget a connection, whatever state it is in; it's closed.
+
+        :param now: a monotonic time, in seconds; needed if it's leased.
+        :param outcome: how the lease went that ends with it.
+        """
         if entry.state == "idle":
             self._choice.remove(entry)
         elif entry.state != "new":
-            self._choice.finished(entry)
+            server = entry.server
+            server.leased -= 1
+            if outcome == "failed":
+                server.failed(now)
+            elif outcome == "answered":
+                server.answered(now - entry.leased_at, now)
+            self._choice.finished(entry, now, outcome)
         if entry.state != "retired":
             self._forget(entry)
         entry.state = "closed"
+        entry.server.connections -= 1
 
     def clear(self) -> None:
         """Forget all of them, and all leases."""
@@ -119,4 +145,4 @@ class Ranking(Generic[_Entry]):
         self._by_slot.clear()
 
     def _forget(self, entry: _Entry) -> None:
-        del self._by_slot[bisect_left(self._by_slot, (entry.slot, entry.number))]
+        del self._by_slot[bisect_left(self._by_slot, entry.order)]

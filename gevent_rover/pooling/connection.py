@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+from random import uniform
 from select import POLLIN as _POLLIN
 from time import monotonic
 from typing import Final
@@ -10,24 +12,58 @@ from gevent import get_hub
 from gevent import socket as gevent_socket
 from gevent.monkey import get_original
 
+from gevent_rover.models import Slot
 from gevent_rover.net.sockets import READ, close_now, close_whole, is_closed, what_arrived
 from gevent_rover.policy.entry import Entry
+from gevent_rover.policy.server_health import ServerHealth
 
 # The real one, in patched processes, too: it's asked with a timeout of 0 only.
 _poll: Final = get_original("select", "poll")
 
+#: The part of ``max_lifetime`` that each connection lives for at least.
+_LEAST_LIFETIME: Final = 0.9
+
 
 class PooledConnection(Entry):
-    """A connection of a pool, with what is needed to watch it."""
+    """A connection of a pool, with what is needed to watch it.
 
-    __slots__ = ("arrived", "leases", "plain", "poll", "socket", "watcher")
+    :param server: what is known of its server.
+    :param max_lifetime: seconds after which it's renewed; None: never.
+    """
 
-    def __init__(self, slot: int, socket: gevent_socket.socket) -> None:
-        super().__init__(slot)
+    __slots__ = (
+        "arrived",
+        "entry",
+        "expires",
+        "idle_since",
+        "leases",
+        "listed",
+        "plain",
+        "poll",
+        "socket",
+        "watched",
+        "watcher",
+    )
+
+    def __init__(
+        self,
+        slot: int,
+        socket: gevent_socket.socket,
+        server: ServerHealth,
+        max_lifetime: float | None,
+    ) -> None:
+        super().__init__(slot, server)
         self.socket = socket
+        #: The registry's own entry of its server; None: nobody knows.
+        self.entry = slot.server if isinstance(slot, Slot) else None
         self.plain = type(socket) is gevent_socket.socket
         self.leases = 0  # how often it was leased: tells one lease from the next
         self.arrived = monotonic()
+        # By chance, so that connections that were made together aren't renewed together.
+        self.expires = self.arrived + (max_lifetime or inf) * uniform(_LEAST_LIFETIME, 1)
+        self.idle_since = self.arrived
+        self.watched = False  # by the hub
+        self.listed = False  # to be watched once it has been idle for a while
         descriptor = socket.fileno()
         self.watcher = get_hub().loop.io(descriptor, READ)
         poll = _poll()
@@ -37,6 +73,10 @@ class PooledConnection(Entry):
     def __str__(self) -> str:
         of = "" if self.server_id is None else f" of {self.server_id!r}"
         return f"slot {int(self.slot)}{of}"
+
+    def is_quiet(self) -> bool:
+        """Tell whether it's surely open and silent; if not, :meth:`disturbance` knows."""
+        return self.plain and not self.poll(0) and not is_closed(self.socket)
 
     def disturbance(self) -> str | None:
         """Return what keeps the connection from being leased; None: it's open and silent.

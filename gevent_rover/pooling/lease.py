@@ -16,28 +16,43 @@ class Lease:
     It can be entered again after its exit, but not before.
     """
 
-    __slots__ = ("_connection", "_number", "_stock", "_timeout")
+    __slots__ = ("_connection", "_failed", "_number", "_stock", "_timeout")
 
     def __init__(self, stock: Stock, timeout: float | None) -> None:
         self._stock = stock
         self._timeout = timeout
         self._connection: PooledConnection | None = None
 
+    def fail(self) -> None:
+        """Say that the request failed by the server's fault. Doesn't switch.
+
+        The connection is fine, and goes back as ever. The server is set aside if that
+        happens three times in a row.
+
+        :raises PoolError: the lease isn't entered.
+        """
+        if self._connection is None:
+            raise PoolError("this lease isn't entered: fail() belongs into its `with` block")
+        self._failed = True
+
     def __enter__(self) -> gevent_socket.socket:
         if self._connection is not None:
             raise PoolError("this lease is entered already: call lease() once for each block")
         self._connection = connection = self._stock.lend(self._timeout)
         self._number = connection.leases
+        self._failed = False
         return connection.socket
 
-    def __exit__(self, kind: object, value: object, traceback: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, value: object, traceback: object) -> None:
         connection, self._connection = self._connection, None
         assert connection is not None
         if not same_process[0]:
             check_fork()
         if connection.leases != self._number or connection.state in ("idle", "closed"):
             return  # Given back or discarded by hand, and perhaps leased again since.
+        stock = self._stock
         if kind is None:
-            self._stock.take_back(connection)
+            stock.take_back(connection, "failed" if self._failed else "answered")
         else:
-            self._stock.drop(connection)
+            failed = self._failed or issubclass(kind, stock.failures)
+            stock.drop(connection, "failed" if failed else "unknown")

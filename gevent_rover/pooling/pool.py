@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
+from gevent import Timeout
 from gevent import socket as gevent_socket
 
-from gevent_rover.checks import check_count, check_timeout
+from gevent_rover.checks import check_count, check_seconds, check_timeout
 from gevent_rover.errors import PoolError
 from gevent_rover.models import Slot
 from gevent_rover.net.forks import check_fork, same_process
 from gevent_rover.net.interrupts import calls_out, put_off
-from gevent_rover.policy.choice import Choice, LowestSlot
+from gevent_rover.policy.choice import Choice
+from gevent_rover.policy.least_loaded import LeastLoaded
 from gevent_rover.pooling.lease import Lease
 from gevent_rover.pooling.stock import Stock
 from gevent_rover.roving.rover import Rover
@@ -36,9 +39,18 @@ class SlotPool:
         keeps no pool alive. Default: none; feed the pool with :meth:`offer`.
     :param max_slots: how many connections to keep, leased ones included.
     :param choice: which of the idle ones to lease next; one for each pool. Default:
-        a :class:`LowestSlot`.
+        a :class:`LeastLoaded`.
+    :param failures: the exceptions that say that a lease failed by its server's fault
+        if its ``with`` block raises them. Any other, a kill among them, says nothing
+        about the server. In any case the connection is closed.
+    :param max_lifetime: seconds after which a connection is closed, or retired if it
+        is leased, and replaced; each one's own, by chance, is nine tenths of it at
+        least. It is looked at on the rover's ticks, which renew a tenth of the pool
+        at most, or one. So it has no effect without a rover. None: no limit.
     :raises PoolError: the rover has a pool already, or a ``wanted`` of its own.
-    :raises ValueError: ``max_slots`` isn't an int of at least 1.
+    :raises ValueError: ``max_slots`` isn't an int of at least 1, or ``max_lifetime`` is
+        neither a positive number nor None.
+    :raises TypeError: ``failures`` are no exceptions.
 
     A pool belongs to one thread (hub). The counts are exact whenever another
     greenlet can look: no method switches between choosing and marking.
@@ -53,12 +65,19 @@ class SlotPool:
         *,
         max_slots: int = 100,
         choice: Choice | None = None,
+        failures: Sequence[type[BaseException]] = (OSError, EOFError, Timeout),
+        max_lifetime: float | None = 3600.0,
     ) -> None:
         check_count("max_slots", max_slots)
+        if max_lifetime is not None:
+            check_seconds("max_lifetime", max_lifetime)
+        failures = _check_failures(failures)
         self._rover = rover
-        self._stock = Stock(max_slots, LowestSlot() if choice is None else choice)
+        choice = LeastLoaded() if choice is None else choice
+        self._stock = Stock(max_slots, choice, failures, max_lifetime)
         if rover is not None:
-            self._stock.supply = rover.attach(self._stock)
+            supply = rover.attach(self._stock)
+            self._stock.supply, self._stock.health = supply, supply.health
             connection.connect(self._receive, sender=rover)  # weakly
 
     def __repr__(self) -> str:
@@ -140,7 +159,8 @@ class SlotPool:
 
         After a normal exit the connection is idle again; after any exception
         (a kill and a :class:`gevent.Timeout`, too) it is closed, since nobody
-        knows what is still under way on it.
+        knows what is still under way on it. Those that are ``failures`` count against
+        the server, and so does :meth:`Lease.fail`.
 
         :param timeout: as for :meth:`acquire`, which raises what this raises.
         """
@@ -151,10 +171,9 @@ class SlotPool:
     def acquire(self, timeout: float | None = _WAIT) -> gevent_socket.socket:
         """Lease an idle connection; give it back with :meth:`release`.
 
-        By default it's the one with the lowest slot, among equal slots the one idle
-        longest. If none is idle, the greenlet waits, first come first served, and is
-        woken by a connection that is released or offered, by :meth:`close`, or by the
-        timeout.
+        Which one is the choice's decision. If none is idle, the greenlet waits, first
+        come first served, and is woken by a connection that is released or offered, by
+        :meth:`close`, or by the timeout.
 
         :param timeout: seconds to wait; None: for ever, 0 or less: not at all.
         :raises PoolTimeout: none became idle in time; its message says what the
@@ -167,7 +186,7 @@ class SlotPool:
             timeout = check_timeout("timeout", timeout)
         return self._stock.lend(timeout).socket
 
-    def release(self, socket: gevent_socket.socket) -> None:
+    def release(self, socket: gevent_socket.socket, *, failed: bool = False) -> None:
         """Give a leased connection back. Doesn't switch.
 
         Closed instead of kept: one that was retired, that is closed already,
@@ -175,6 +194,7 @@ class SlotPool:
         is reset. In a forked child, one that the parent leased is closed already,
         and nothing happens.
 
+        :param failed: whether the request failed by the server's fault.
         :raises PoolError: ``socket`` isn't leased from this pool.
         """
         stock = self._stock
@@ -183,16 +203,18 @@ class SlotPool:
             leased = stock.leased(socket)  # Says what is wrong, if anything is.
             if leased is None:
                 return
-        stock.take_back(leased)
+        stock.take_back(leased, "failed" if failed else "answered")
 
-    def discard(self, socket: gevent_socket.socket) -> None:
+    def discard(self, socket: gevent_socket.socket, *, failed: bool = False) -> None:
         """Close a leased connection instead of giving it back. Doesn't switch.
 
+        :param failed: whether the request failed by the server's fault. Else it says
+            nothing about the server.
         :raises PoolError: ``socket`` isn't leased from this pool; as for :meth:`release`.
         """
         leased = self._stock.leased(socket)
         if leased is not None:
-            self._stock.drop(leased)
+            self._stock.drop(leased, "failed" if failed else "unknown")
 
     # For those who bring connections
 
@@ -232,3 +254,16 @@ class SlotPool:
 
     def _receive(self, sender: Rover, slot: Slot, socket: gevent_socket.socket) -> None:
         self.offer(slot, socket)
+
+
+def _check_failures(failures: Any) -> tuple[type[BaseException], ...]:
+    """Check what exceptions speak against a server.
+
+    :raises TypeError: one of them isn't an exception.
+    """
+    if isinstance(failures, type):
+        failures = (failures,)
+    for each in failures:
+        if not (isinstance(each, type) and issubclass(each, BaseException)):
+            raise TypeError(f"failures must be exceptions, got {each!r}")
+    return tuple(failures)

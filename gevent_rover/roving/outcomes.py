@@ -65,10 +65,11 @@ class Outcomes:
         self._latest = id, outcome, failure
         since = None
         if id is not None:
+            now = monotonic()
             since = self._health.unreachable_since(id)
             if outcome == "unreachable" and since is None:
-                self._health.forget_all_but(rover.servers)
-            self._health.record(id, outcome, monotonic(), called=called)
+                self._health.forget_all_but(rover.servers, now)
+            self._health.record(id, outcome, now, called=called)
         claimed = False
         sock, attempt.socket = attempt.socket, None
         attempt.published = sock

@@ -53,7 +53,7 @@ class QuickRoving:
     def tick(self) -> None:
         """Begin a new interval, and tell who wants connections."""
         self._pacing.tick()
-        self._health.tick(self._rover.servers)
+        self._health.tick(self._rover.servers, monotonic())
         demand = self.demand
         if demand is not None:
             try:

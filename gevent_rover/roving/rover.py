@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, TypeVar, overload
 
 from gevent import get_hub, getcurrent, joinall
@@ -13,6 +14,7 @@ from gevent_rover.models import Server
 from gevent_rover.net.addresses import forget_lookups
 from gevent_rover.net.forks import Forkable, check_fork
 from gevent_rover.net.interrupts import calls_out, put_off
+from gevent_rover.policy.health import Health
 from gevent_rover.registry import check_server
 from gevent_rover.roving.attempts import Attempts
 from gevent_rover.roving.loop import Loop
@@ -203,7 +205,9 @@ class Rover(Settings, Forkable):
     def start(self) -> None:
         """Make the first attempt at once, then one every ``roving_interval``.
 
-        Returns at once. The schedule is fixed and doesn't drift; an attempt
+        Returns at once. The second attempt comes after a part of an interval, by
+        chance, so that clients that start together don't rove in step. From then on
+        the schedule is fixed and doesn't drift; an attempt
         that is still running doesn't delay the next one. A tick that comes late
         (the hub was busy) keeps its phase, and those that it missed are
         skipped. On a started rover it begins the schedule anew.
@@ -275,13 +279,16 @@ class _Supply:
         self._loop = loop
         self._demand = demand
 
-    @property
-    def servers(self) -> dict[str, Server]:
-        return self._rover.servers
+    # Each lease asks for it: hence the getter that is C.
+    servers: Any = property(attrgetter("_rover.servers"))
 
     @property
     def interval(self) -> float:
         return self._rover.roving_interval
+
+    @property
+    def health(self) -> Health:
+        return self._attempts.health
 
     def more_wanted(self) -> None:
         self._loop.more_wanted()

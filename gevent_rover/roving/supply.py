@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from gevent_rover.models import Server
+from gevent_rover.policy.health import Health
 
 
 class Demand(Protocol):
@@ -36,6 +37,10 @@ class Supply(Protocol):
     @property
     def interval(self) -> float:
         """Its ``roving_interval``, in seconds."""
+
+    @property
+    def health(self) -> Health:
+        """What is known of each server: one record for rover and demand."""
 
     def more_wanted(self) -> None:
         """Have :meth:`Demand.wanted` looked at now: it has grown."""

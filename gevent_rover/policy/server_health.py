@@ -1,0 +1,256 @@
+"""What a client knows of one server: how its attempts and its leases went."""
+
+from __future__ import annotations
+
+from math import inf
+from random import uniform
+from typing import Final
+
+# The rules below were tried on some forty simulated scenarios, and chosen on other
+# seeds than those that benchmarks/README.md quotes. It says what each is worth.
+
+#: How many times the typical latency a server must exceed to count as slow. It's
+#: the dead band: below it, differences are chance. The mean of a dozen exponentially
+#: distributed times exceeds it once in a thousand times.
+SLOW: Final = 2.2
+
+#: A lease of a slow server that takes at most so many times the typical latency is
+#: taken for a sign that it has recovered.
+RECOVERED: Final = 1.25
+
+#: How many times the typical latency a server must be below to count as fast.
+FAST: Final = 0.5
+
+#: A lease that took longer than so many times the typical latency counts as that
+#: long: a single one tells no more.
+MOST: Final = 8.0
+
+#: The least weight of a lease in its server's latency: the mean of some dozen of them.
+WEIGHT: Final = 0.07
+# So many leases that a further one has that weight.
+_MANY: Final = 13
+#: The same while the server is slow: what is looked at seldom must be believed sooner.
+WEIGHT_WHILE_SLOW: Final = 0.3
+
+#: A slow server is tried again after 25 × (how many times slower − 1)² leases of this
+#: client, or after a minute, whatever comes first.
+RETRY_LEASES: Final = 25.0
+RETRY_SECONDS: Final = 60.0
+
+#: How many leases in a row must fail for a server to be set aside; for how many
+#: seconds, which double with each further one; and for how many at most. Less up to a
+#: half, by chance, so that clients don't come back in step.
+SET_ASIDE_AFTER: Final = 3
+SET_ASIDE_FOR: Final = 0.2
+SET_ASIDE_AT_MOST: Final = 10.0
+
+
+class Known:
+    """What the records of a client's servers share.
+
+    The typical latency is the lower quartile of the servers' latencies: so it's that
+    of the fast ones, even where most are slow, and no single fast one determines it.
+    """
+
+    def __init__(self) -> None:
+        #: How many servers the registry has; 0: nobody said.
+        self.servers = 0
+        #: Leases that this client began.
+        self.leases = 0
+        #: Seconds; 0: unknown.
+        self.typical = 0.0
+        #: Latencies between these two are neither fast nor slow.
+        self.fast, self.slow = 0.0, inf
+        #: Leases that went well,
+        self.samples = 0
+        #: and after how many of them to see again what is typical.
+        self.next = 1
+
+    def see(self) -> None:
+        """See what is typical now: as often as latencies change, but seldom if they are many."""
+        latencies = sorted(server.latency for server in self.records() if server.samples)
+        if latencies:
+            self._set(latencies[(len(latencies) + 1) // 4])
+        self.next = self.samples + max(16, len(latencies))
+
+    def begin(self, duration: float) -> None:
+        """Take the first lease of all for typical."""
+        self._set(duration)
+
+    def _set(self, typical: float) -> None:
+        self.typical = typical
+        self.fast, self.slow = typical * FAST, typical * SLOW
+
+    def records(self) -> list[ServerHealth]:
+        """Return all records."""
+        return []
+
+
+class ServerHealth:
+    """One server's record. A :class:`Choice` may read it, and changes nothing.
+
+    :param known: what it shares with the client's other servers.
+    """
+
+    __slots__ = (
+        "absent_since",
+        "avoided_in",
+        "connections",
+        "failed_in",
+        "failures",
+        "fast",
+        "known",
+        "latency",
+        "leased",
+        "probed",
+        "retry_after",
+        "retry_at",
+        "samples",
+        "set_aside_until",
+        "slow",
+        "suspect",
+        "unreachable_since",
+        "unusual",
+    )
+
+    def __init__(self, known: Known | None = None) -> None:
+        self.known = Known() if known is None else known
+
+        # Of attempts:
+
+        #: Whether it said a slot and hung up: each such server gets one attempt in an
+        #: interval, until a connection of its lasts for one. Else a pool would fill up
+        #: with such connections again and again, before the first is seen to end.
+        self.suspect = False
+        #: When an attempt found it unreachable that had been reachable; None: it isn't.
+        self.unreachable_since: float | None = None
+        #: The interval in which an attempt failed last,
+        self.failed_in = -1
+        #: and the one in which quick roving takes others: since an attempt failed or
+        #: hung. Else every third attempt or so would end up at a silent quarter of the
+        #: servers, until all of ``max_pending`` hang there.
+        self.avoided_in = -1
+        #: When it was first missed in the registry; None: it's there.
+        self.absent_since: float | None = None
+
+        # Of leases:
+
+        #: How many of its connections a pool keeps, or still has leased.
+        self.connections = 0
+        #: How many of them are leased.
+        self.leased = 0
+        #: Seconds that a lease takes: a moving average of those that went well.
+        self.latency = 0.0
+        #: How many leases went well; not counted any more once they are many.
+        self.samples = 0
+        #: Whether its latency is beyond the dead band,
+        self.slow = False
+        #: and whether it's so far below the typical one that speed alone would draw
+        #: requests to it.
+        self.fast = False
+        #: Whether it's slow or fast, or its latest lease failed.
+        self.unusual = False
+        #: A slow one is tried again from this lease of the client on, or from this
+        #: (monotonic) second on.
+        self.retry_after = inf
+        self.retry_at = inf
+        #: Whether it has been tried again, and the answer isn't here yet.
+        self.probed = False
+        #: Leases in a row that failed by the server's fault.
+        self.failures = 0
+        #: When it may be tried again after too many of them (monotonic).
+        self.set_aside_until = 0.0
+
+    # Events
+
+    def answered(self, duration: float, now: float) -> None:
+        """Take note that a lease went well, which took ``duration`` seconds."""
+        known = self.known
+        if duration > known.typical * MOST:
+            duration = known.typical * MOST or duration
+        if self.samples < _MANY or self.unusual:
+            self._answered_unusually(duration, now)
+        else:
+            self.latency = latency = self.latency + (duration - self.latency) * WEIGHT
+            if latency > known.slow or latency < known.fast:
+                self._judge(now)
+        known.samples = samples = known.samples + 1
+        if samples >= known.next:
+            known.see()
+
+    def _answered_unusually(self, duration: float, now: float) -> None:
+        self.failures = 0
+        if not self.known.typical:
+            self.known.begin(duration)
+        samples = self.samples
+        self.samples = samples + 1
+        if self.slow:
+            self.latency += (duration - self.latency) * WEIGHT_WHILE_SLOW
+        else:
+            latency = self.latency if samples else self.known.typical
+            self.latency = latency + (duration - latency) * max(WEIGHT, 1 / (samples + 2))
+        self._judge(now, duration)
+
+    def _judge(self, now: float, duration: float = inf) -> None:
+        """See whether it is slow, or fast, after a lease that took ``duration``."""
+        known = self.known
+        probed, self.probed = self.probed, False
+        recovered = known.typical * RECOVERED
+        if not self.slow:
+            if self.latency > known.slow:
+                self.slow = True
+                self._try_again_later(now)
+        elif self.latency < recovered or (probed and duration <= recovered):
+            # Used again; a few slow leases more, and it's slow again.
+            self.slow = False
+            self.latency = min(self.latency, known.slow)
+            self.samples = 1
+            self.retry_after = self.retry_at = inf
+        else:
+            self._try_again_later(now)
+        self.fast = self.latency < known.fast
+        self.unusual = self.slow or self.fast or self.failures > 0
+
+    def _try_again_later(self, now: float) -> None:
+        excess = self.slowness - 1
+        self.retry_after = self.known.leases + RETRY_LEASES * excess * excess
+        self.retry_at = now + RETRY_SECONDS
+
+    def failed(self, now: float) -> None:
+        """Take note that a lease failed by the server's fault."""
+        self.probed = False
+        self.unusual = True
+        self.failures += 1
+        excess = self.failures - SET_ASIDE_AFTER
+        if excess >= 0:
+            seconds = min(SET_ASIDE_AT_MOST, SET_ASIDE_FOR * 2.0 ** min(excess, 10))
+            self.set_aside_until = now + seconds * uniform(0.5, 1)
+
+    # Questions
+
+    @property
+    def slowness(self) -> float:
+        """How many times slower than typical it is; 1 within the dead band, and if it's faster."""
+        if not self.slow:
+            return 1.0
+        return max(1.0, self.latency / self.known.typical)
+
+    def is_set_aside(self, now: float) -> bool:
+        """Tell whether others come first: after failures in a row, but for a probe at a time."""
+        return self.failures >= SET_ASIDE_AFTER and (self.leased > 0 or now < self.set_aside_until)
+
+    def is_due(self, now: float) -> bool:
+        """Tell whether a slow server is to be tried again."""
+        return self.slow and (self.known.leases >= self.retry_after or now >= self.retry_at)
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether nothing is known, and nobody uses it."""
+        return not (
+            self.connections
+            or self.leased
+            or self.suspect
+            or self.samples
+            or self.failures
+            or self.unreachable_since is not None
+        )

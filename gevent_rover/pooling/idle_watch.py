@@ -1,0 +1,101 @@
+"""Watching idle connections, but for those that are leased again in no time."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Final
+
+from gevent import get_hub
+from gevent import socket as gevent_socket
+
+from gevent_rover.pooling.connection import PooledConnection
+
+#: Seconds for which a connection is idle before the hub watches it. Starting and
+#: stopping a watcher costs a lease a tenth; under load nobody needs one.
+WATCH_AFTER: Final = 0.01
+
+
+class IdleWatch:
+    """Has the hub tell when anything arrives on an idle connection.
+
+    :param on_readable: a method that the hub calls with the connection. It keeps its
+        object alive no longer than others do.
+    """
+
+    def __init__(self, on_readable: Callable[[PooledConnection], None]) -> None:
+        self._on_readable = _weakly(on_readable)
+        self._listed: list[PooledConnection] = []
+        self._timer: Any = None
+
+    def begin(self, connection: PooledConnection) -> None:
+        """Watch a connection from now on."""
+        connection.watched = True
+        connection.watcher.start(self._on_readable, connection)
+
+    def begin_later(self, connection: PooledConnection) -> None:
+        """Watch one if it's still idle, and hasn't been leased, in :data:`WATCH_AFTER`."""
+        if not connection.listed:
+            connection.listed = True
+            self._listed.append(connection)
+            if len(self._listed) == 1:
+                self._start()
+
+    def end(self, connection: PooledConnection) -> None:
+        """Watch a connection no more."""
+        connection.watched = False
+        connection.watcher.stop()
+
+    def close(self) -> None:
+        """Forget all of them, as a forked child does."""
+        self._listed.clear()
+        if self._timer is not None:
+            self._timer.close()
+            self._timer = None
+
+    def _start(self) -> None:
+        if self._timer is None:
+            # One that repeats: libev starts any other anew from where it ended.
+            self._timer = get_hub().loop.timer(WATCH_AFTER, WATCH_AFTER)
+        self._timer.start(self._look, update=True)
+
+    def _look(self) -> None:
+        """Begin to watch those that were idle for long enough."""
+        long_ago = monotonic() - WATCH_AFTER
+        listed = []
+        for connection in self._listed:
+            idle = connection.state == "idle"
+            if (connection.idle_since if idle else connection.leased_at) > long_ago:
+                listed.append(connection)  # It comes and goes.
+                continue
+            connection.listed = False
+            if idle and not connection.watched:
+                self.begin(connection)
+        self._listed = listed
+        if not listed:
+            self._timer.stop()
+
+
+def _weakly(method: Callable[[PooledConnection], None]) -> Callable[[PooledConnection], None]:
+    reference = weakref.WeakMethod(method)
+
+    def call(connection: PooledConnection) -> None:
+        method = reference()
+        if method is not None:
+            method(connection)
+
+    return call
+
+
+def close_left_behind(
+    by_socket: dict[gevent_socket.socket, PooledConnection], watch: IdleWatch
+) -> None:
+    """Close what a pool that was collected leaves behind; leased ones are their users'."""
+    watch.close()
+    for connection in by_socket.values():
+        if connection.state == "idle":
+            connection.close()
+        else:
+            connection.watcher.close()
+    by_socket.clear()

@@ -1,0 +1,195 @@
+"""What is known of a server from its leases: slow, fast, failing, and when it's tried again."""
+
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+
+from gevent_rover.policy.health import ABSENCE, Health
+from gevent_rover.policy.server_health import (
+    FAST,
+    MOST,
+    RETRY_SECONDS,
+    SET_ASIDE_AFTER,
+    SET_ASIDE_AT_MOST,
+    SLOW,
+    ServerHealth,
+)
+
+
+def health_of(*ids: str, latency: float = 0.1) -> Health:
+    """Return the records of servers that all answer alike."""
+    health = Health()
+    for _ in range(20):
+        for id in ids:
+            health.of(id).answered(latency, 0.0)
+    return health
+
+
+def answer(server: ServerHealth, duration: float, times: int, now: float = 0.0) -> None:
+    for _ in range(times):
+        server.known.leases += 1
+        server.answered(duration, now)
+
+
+def test_an_unknown_server_counts_as_typical() -> None:
+    server = Health().of("a")
+    assert (server.slowness, server.slow, server.fast) == (1, False, False)
+    assert not server.is_set_aside(0.0)
+    assert not server.is_due(inf)
+
+
+def test_the_typical_latency_is_that_of_the_fast_ones_even_if_most_are_slow() -> None:
+    health = health_of("a", "b")
+    for id in ("c", "d", "e"):
+        answer(health.of(id), 0.5, 40)
+    health.see()
+    assert health.typical == pytest.approx(0.1)
+    assert [health.of(id).slow for id in "abcde"] == [False, False, True, True, True]
+
+
+def test_a_single_fast_one_of_four_is_not_typical() -> None:
+    health = health_of("a", "b", "c")
+    answer(health.of("d"), 0.001, 100)
+    health.see()
+    assert health.typical == pytest.approx(0.1)
+    assert health.of("d").fast
+    assert health.of("d").slowness == 1
+    assert not health.of("a").slow
+
+
+@pytest.mark.parametrize("times", [FAST * 1.1, 1.0, SLOW * 0.95])
+def test_within_the_dead_band_all_are_alike(times: float) -> None:
+    health = health_of("a", "b", "c")
+    answer(health.of("d"), 0.1 * times, 100)
+    assert not health.of("d").slow
+    assert not health.of("d").fast
+    assert health.of("d").slowness == 1
+
+
+def test_beyond_it_the_slowness_is_how_many_times_longer_it_takes() -> None:
+    health = health_of("a", "b", "c")
+    answer(health.of("d"), 0.4, 100)
+    assert health.of("d").slow
+    assert health.of("d").slowness == pytest.approx(4, rel=0.01)
+
+
+def test_one_long_lease_makes_nobody_slow() -> None:
+    health = health_of("a", "b", "c", "d")
+    answer(health.of("d"), 60, 1)
+    assert not health.of("d").slow
+    assert health.of("d").latency <= 0.1 * MOST
+
+
+def test_a_slow_server_is_tried_again_after_some_leases_or_a_minute() -> None:
+    health = health_of("a", "b", "c")
+    server = health.of("d")
+    answer(server, 0.4, 100, now=1000.0)
+    assert not server.is_due(1000.0)
+    assert not server.is_due(999 + RETRY_SECONDS)
+    assert server.is_due(1000 + RETRY_SECONDS)
+    health.leases += 25 * 3 * 3 + 1
+    assert server.is_due(1000.0)
+
+
+def test_one_that_answers_a_trial_in_time_counts_as_typical_again() -> None:
+    health = health_of("a", "b", "c")
+    server = health.of("d")
+    answer(server, 0.4, 100)
+    answer(server, 0.1, 1)
+    assert server.slow  # That was no trial.
+    server.probed = True
+    answer(server, 0.1, 1)
+    assert (server.slow, server.slowness) == (False, 1)
+    assert not server.is_due(inf)
+
+
+def test_one_that_is_still_slow_is_slow_after_few_more_leases() -> None:
+    health = health_of("a", "b", "c")
+    server = health.of("d")
+    answer(server, 0.4, 100)
+    server.probed = True
+    answer(server, 0.1, 1)
+    answer(server, 0.4, 2)
+    assert server.slow
+
+
+def test_a_trial_that_takes_too_long_puts_off_the_next_one() -> None:
+    health = health_of("a", "b", "c")
+    server = health.of("d")
+    answer(server, 0.4, 100)
+    server.probed = True
+    health.leases += 1000
+    answer(server, 0.4, 1)
+    assert (server.slow, server.probed) == (True, False)
+    assert not server.is_due(0.0)
+
+
+def test_three_failures_in_a_row_set_a_server_aside_for_longer_each_time() -> None:
+    server = Health().of("a")
+    for _ in range(SET_ASIDE_AFTER - 1):
+        server.failed(100.0)
+    assert not server.is_set_aside(100.0)
+    longest = 0.0
+    for _ in range(20):
+        server.failed(100.0)
+        assert server.is_set_aside(100.0)
+        longest = max(longest, server.set_aside_until - 100)
+    assert SET_ASIDE_AT_MOST / 2 <= longest <= SET_ASIDE_AT_MOST
+    assert not server.is_set_aside(100 + SET_ASIDE_AT_MOST)
+
+
+def test_it_gets_one_trial_at_a_time_and_an_answer_ends_it() -> None:
+    server = Health().of("a")
+    for _ in range(SET_ASIDE_AFTER):
+        server.failed(100.0)
+    later = server.set_aside_until
+    assert not server.is_set_aside(later)
+    server.leased = 1
+    assert server.is_set_aside(later)
+    server.leased = 0
+    server.answered(0.1, later)
+    assert (server.failures, server.is_set_aside(later)) == (0, False)
+
+
+def test_an_answer_in_between_starts_the_count_anew() -> None:
+    server = Health().of("a")
+    for _ in range(10):
+        server.failed(1.0)
+        server.failed(1.0)
+        server.answered(0.1, 1.0)
+    assert not server.is_set_aside(1.0)
+
+
+def test_a_record_outlives_connections_and_a_short_absence() -> None:
+    health = health_of("a", "b")
+    known = health.of("a")
+    known.suspect = True
+    health.tick({"b"}, 1000.0)
+    assert health.of("a") is known
+    assert not known.suspect  # What attempts showed is forgotten at once.
+    health.tick({"a", "b"}, 999 + ABSENCE)
+    health.tick({"b"}, 1000 + ABSENCE)
+    assert health.of("a") is known  # It was back meanwhile.
+    health.tick({"b"}, 1000 + 2 * ABSENCE)
+    assert health.of("a") is not known
+    assert health.of("a").samples == 0
+
+
+def test_nobody_forgets_a_server_that_has_connections() -> None:
+    health = Health()
+    known = health.of("a")
+    known.connections = 1
+    health.tick({"a"}, 0.0)
+    health.tick((), 1.0)
+    health.tick((), 1 + 2 * ABSENCE)
+    assert health.of("a") is known
+
+
+def test_records_of_which_nothing_is_known_are_dropped() -> None:
+    health = Health()
+    for number in range(100):
+        health.of(str(number))
+    health.tick({str(number) for number in range(100)}, 0.0)
+    assert health.records() == []
