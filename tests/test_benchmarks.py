@@ -25,7 +25,16 @@ def test_quick_run_prints_a_table_and_writes_its_figures(tmp_path: Path) -> None
     lines = [line for line in printed.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(report["rows"])
     sections = {row["section"] for row in report["rows"]}
-    assert sections == {"attempts", "server", "lease", "fill", "memory", "lag"}
+    assert sections == {
+        "attempts",
+        "server",
+        "lease",
+        "choose",
+        "request",
+        "fill",
+        "memory",
+        "lag",
+    }
     for line, row in zip(lines[2:], report["rows"], strict=True):
         for column in ("what", "peer", "outcome"):
             assert row[column] in line

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.measure import Row
 from benchmarks.report import about, arguments, heading, markdown
-from benchmarks.speed import attempts, fills, lags, leases, memory, servers
+from benchmarks.speed import attempts, choosing, fills, lags, leases, memory, requests, servers
 
 _HERE = Path(__file__).parent
 
@@ -15,6 +15,8 @@ SECTIONS = {
     "attempts": attempts.measure,
     "server": servers.measure,
     "lease": leases.measure,
+    "choose": choosing.measure,
+    "request": requests.measure,
     "fill": fills.measure,
     "memory": memory.measure,
     "lag": lags.measure,
