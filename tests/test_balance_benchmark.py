@@ -17,7 +17,18 @@ from conftest import entry, run_benchmark, wait_until
 from gevent import socket
 from gevent.select import select
 
-from gevent_rover import Choice, Entry, LowestSlot, Rover, Server, Slot, SlotServer
+from gevent_rover import (
+    Choice,
+    Entry,
+    LeaseOutcome,
+    LeastLoaded,
+    LowestSlot,
+    Rover,
+    Server,
+    Slot,
+    SlotServer,
+)
+from gevent_rover.policy.health import Health
 from gevent_rover.policy.ranking import Ranking
 
 sys.path.append(str(Path(__file__).parents[1]))  # behind an installed package
@@ -26,11 +37,12 @@ from benchmarks.balance.fleet import WORK
 from benchmarks.balance.fleets import excess, variation
 from benchmarks.balance.parameters import Setup
 from benchmarks.balance.policies import (
-    CANDIDATES,
     LOWEST,
+    MEASURED,
     ORACLE,
+    OURS,
     POLICIES,
-    Choosing,
+    Oracle,
     maker,
     scatter,
     server_of,
@@ -58,7 +70,7 @@ def test_quick_run_has_a_row_for_every_scenario_and_policy(tmp_path: Path) -> No
     rows = json.loads(output.read_text())["rows"]
     found = [(row["scenario"], row["policy"]) for row in rows]
     assert found == [
-        (scenario.name, policy) for scenario in SCENARIOS.values() for policy in scenario.policies
+        (scenario.name, policy) for scenario in SCENARIOS.values() for policy in MEASURED
     ]
     lines = [line for line in printed.splitlines() if line.startswith("|")][2:]
     for row, line in zip(rows, lines, strict=True):
@@ -98,7 +110,7 @@ def test_rows_take_ratios_within_each_round() -> None:
         return [{"p99": value} for value in values]
 
     figures = {
-        ("steady", 0.7, LOWEST): rounds(10, 20, 40),
+        ("steady", 0.7, OURS): rounds(10, 20, 40),
         ("steady", 0.7, "random"): rounds(20, 30, 40),
     }
     ours, other = rows_of(figures)
@@ -134,6 +146,7 @@ def test_load_is_that_of_the_fleet_at_its_smallest() -> None:
 
 
 Client = Ranking[Entry]
+OUTCOMES: tuple[LeaseOutcome, ...] = ("answered", "failed", "unknown")
 
 
 def client(policy: str, *slots: str, seed: int = 1) -> tuple[Client, dict[str, Entry]]:
@@ -143,26 +156,47 @@ def client(policy: str, *slots: str, seed: int = 1) -> tuple[Client, dict[str, E
 
 def with_slots(choice: Choice, *slots: str) -> tuple[Client, dict[str, Entry]]:
     ranking: Client = Ranking(100, choice)
-    made = {name: Entry(Slot(int(name[1:]), name[0], SERVER)) for name in slots}
+    health = Health()
+    made = {name: entry_of(health, int(name[1:]), name[0]) for name in slots}
     for one in made.values():
         ranking.add(one)
         ranking.make_idle(one)
     return ranking, made
 
 
-def lease_entry(ranking: Client) -> Entry:
-    leased = ranking.lease()
+def entry_of(health: Health, slot: int, id: str) -> Entry:
+    return Entry(Slot(slot, id, SERVER), health.of(id))
+
+
+def lease_entry(ranking: Client, now: float = 0.0) -> Entry:
+    leased = ranking.lease(now)
     assert leased is not None
     return leased
 
 
-def lease(ranking: Client) -> str:
-    leased = lease_entry(ranking)
+def lease(ranking: Client, now: float = 0.0) -> str:
+    leased = lease_entry(ranking, now)
     return f"{server_of(leased)}{int(leased.slot)}"
 
 
-def test_our_policy_is_the_librarys_choice_itself() -> None:
+def give_back(
+    ranking: Client, entry: Entry, now: float = 0.0, outcome: LeaseOutcome = "answered"
+) -> None:
+    ranking.give_back(entry, now, outcome)
+
+
+def answer(ranking: Client, made: dict[str, Entry], **seconds: float) -> None:
+    """Lease all connections at 0 s, and give each back after so many seconds of its server's."""
+    for _ in made:
+        lease_entry(ranking)
+    for each in sorted(made.values(), key=lambda each: seconds[server_of(each)]):
+        give_back(ranking, each, seconds[server_of(each)])
+
+
+def test_our_policies_are_the_librarys_choices_themselves() -> None:
+    assert type(maker(OURS, 1, CAPACITY)()) is LeastLoaded
     assert type(maker(LOWEST, 1, CAPACITY)()) is LowestSlot
+    assert set(MEASURED) < set(POLICIES)
     ranking, _ = client(LOWEST, "a3", "b1", "c2")
     assert [lease(ranking) for _ in range(3)] == ["b1", "c2", "a3"]
 
@@ -172,7 +206,7 @@ def test_random_takes_each_as_often() -> None:
     chosen = []
     for _ in range(4000):
         chosen.append(lease_entry(ranking))
-        ranking.make_idle(chosen[-1])
+        give_back(ranking, chosen[-1])
     # 1000 of each, give or take five standard deviations of a binomial distribution.
     assert all(abs(chosen.count(each) - 1000) < 5 * 28 for each in made.values())
     assert any(one is another for one, another in pairwise(chosen))  # not in turn
@@ -207,7 +241,7 @@ def test_two_choices_never_takes_the_most_used_of_the_three() -> None:
         ranking, _ = client("two choices", "a0", "a1", "b0", "c0", seed=seed)
         busy = lease_entry(ranking)
         while server_of(busy) != "a":  # until a's first is the one that is leased
-            ranking.make_idle(busy)
+            give_back(ranking, busy)
             busy = lease_entry(ranking)
         assert lease(ranking)[0] in "bc"
 
@@ -215,7 +249,45 @@ def test_two_choices_never_takes_the_most_used_of_the_three() -> None:
 def test_two_choices_takes_the_last_server_that_has_any() -> None:
     ranking, _ = client("two choices", "a0", "a1")
     assert [lease(ranking)[0] for _ in range(2)] == ["a", "a"]
-    assert ranking.lease() is None
+    assert ranking.lease(0.0) is None
+
+
+@pytest.mark.parametrize("policy", ["peak EWMA", "load × EWMA", "load × EWMA, scattered"])
+def test_ewmas_count_the_load_as_many_times_as_a_server_is_slow(policy: str) -> None:
+    ranking, made = client(policy, *(f"{id}{slot}" for id in "ab" for slot in range(8)))
+    answer(ranking, made, a=1.0, b=4.2)
+    # 1, 2, 3 and 4 against 4.2, then 5 against 4.2; but the third multiplies by up to 2.
+    order = "".join(lease(ranking, 4.2)[0] for _ in range(6))
+    assert order[:2] == "aa"
+    assert 1 <= order.count("b") <= 2
+
+
+def test_peak_ewma_follows_a_longer_answer_at_once_and_shorter_ones_slowly() -> None:
+    ranking, made = client("peak EWMA", "a0", "b0")
+    answer(ranking, made, a=1.0, b=2.0)
+    assert lease(ranking, 2.0) == "a0"
+    give_back(ranking, made["a0"], 12.0)  # 10 s: it's the slower one now
+    for now in range(12, 16):
+        assert lease(ranking, now) == "b0"
+        give_back(ranking, made["b0"], now + 1.0)
+
+
+def test_peak_ewma_sends_one_request_to_who_has_not_answered_yet() -> None:
+    ranking, _ = client("peak EWMA", "a0", "a1", "b0", "b1")
+    first = lease_entry(ranking)
+    give_back(ranking, first, 1.0)
+    order = [lease(ranking, 1.0)[0] for _ in range(2)]
+    assert order[0] != server_of(first)
+    assert order[1] == server_of(first)
+
+
+@pytest.mark.parametrize("outcome", ["failed", "unknown"])
+def test_ewmas_learn_from_answers_alone(outcome: LeaseOutcome) -> None:
+    ranking, made = client("load × EWMA", "a0", "b0")
+    answer(ranking, made, a=1.0, b=2.0)
+    assert lease(ranking, 2.0) == "a0"
+    give_back(ranking, made["a0"], 12.0, outcome)
+    assert lease(ranking, 12.0) == "a0"
 
 
 def test_the_oracle_sees_the_requests_of_all_clients_and_the_speed_of_the_servers() -> None:
@@ -235,13 +307,6 @@ def test_the_scattered_order_spreads_any_run_of_slots() -> None:
         assert max(gaps) < 2 / 20
 
 
-def test_scattered_takes_the_first_of_the_order_that_is_idle() -> None:
-    ranking, made = client("scattered slot", "a0", "a1", "b2", "c5")
-    expected = sorted(made, key=lambda name: scatter(int(name[1:])))
-    assert expected != sorted(made, key=lambda name: int(name[1:]))
-    assert [lease(ranking) for _ in made] == expected
-
-
 def test_least_used_scattered_looks_at_the_use_first() -> None:
     ranking, made = client("least used, scattered", "a0", "a5", "b1", "c2")
     order = [lease(ranking) for _ in made]
@@ -252,19 +317,21 @@ def test_least_used_scattered_looks_at_the_use_first() -> None:
 def test_every_policy_keeps_the_same_connections(policy: str) -> None:
     random = Random(1)
     choice = maker(policy, 1, CAPACITY)()
+    health = Health()
     ranking: Client = Ranking(8, choice)
     plain: Client = Ranking(8, LowestSlot())
     twins: dict[Entry, Entry] = {}  # of the plain one, by those of the policy
     retired: list[Entry] = []
-    for _ in range(2000):
+    most = 0
+    for now in range(2000):
         leased = [each for each in twins if each.state == "leased"]
-        action = random.choice(("offer", "lease", "make idle", "remove", "retired"))
+        action = random.choice(("offer", "lease", "give back", "remove", "retired"))
         if action == "offer":
-            slot = Slot(random.randrange(20), random.choice("abc"), SERVER)
+            new = entry_of(health, random.randrange(20), random.choice("abc"))
+            slot = new.slot
             assert ranking.admits(slot) == plain.admits(slot)
             if ranking.admits(slot):
-                new, twin = Entry(slot), Entry(slot)
-                twins[new] = twin
+                twins[new] = twin = Entry(slot)
                 ranking.add(new)
                 plain.add(twin)
                 excess = ranking.excess()
@@ -279,31 +346,33 @@ def test_every_policy_keeps_the_same_connections(policy: str) -> None:
                 ranking.make_idle(new)
                 plain.make_idle(twin)
         elif action == "lease":
-            chosen = ranking.lease()
+            chosen = ranking.lease(now)
             assert (chosen is None) == (not plain.idle)
             if chosen is not None:
                 take(plain, twins[chosen])
-        elif action == "make idle" and leased:
-            ranking.make_idle(leased[0])
-            plain.make_idle(twins[leased[0]])
+        elif action == "give back" and leased:
+            give_back(ranking, leased[0], now, random.choice(OUTCOMES))
+            give_back(plain, twins[leased[0]])
         elif action == "remove" and twins:
             victim = random.choice([each for each in twins if each.state != "retired"] or [*twins])
             if victim.state != "retired":
-                ranking.remove(victim)
+                ranking.remove(victim, now, random.choice(OUTCOMES))
                 plain.remove(twins.pop(victim))
         elif action == "retired" and retired:
             back = retired.pop()
-            ranking.remove(back)
+            ranking.remove(back, now, random.choice(OUTCOMES))
             plain.remove(twins.pop(back))
+        most = max(most, len(ranking))
         assert (len(ranking), ranking.idle) == (len(plain), plain.idle)
         assert [each.slot for each in ranking] == [each.slot for each in plain]
         assert [each.state for each in twins] == [twin.state for twin in twins.values()]
-        if isinstance(choice, Choosing):
-            busy = Counter(server_of(e) for e in twins if e.state in ("leased", "retired"))
+        busy = Counter(server_of(e) for e in twins if e.state in ("leased", "retired"))
+        assert [health.of(id).leased for id in "abc"] == [busy[id] for id in "abc"]
+        if isinstance(choice, Oracle):
             assert +choice.outstanding == busy
-    assert twins
+    assert most == 8
     ranking.clear()
-    assert (len(choice), choice.take()) == (0, None)
+    assert (len(choice), choice.take(2000.0)) == (0, None)
 
 
 def take(plain: Client, wanted: Entry) -> None:
@@ -312,35 +381,52 @@ def take(plain: Client, wanted: Entry) -> None:
     while (leased := lease_entry(plain)) is not wanted:
         others.append(leased)
     for other in others:
-        plain.make_idle(other)
+        give_back(plain, other)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_another_policy_takes_over_all_that_is_idle(policy: str) -> None:
     switching = Switching()
+    switching.use(LowestSlot())
     ranking, made = with_slots(switching, "a2", "b1", "c0", "a5")
     leased = lease_entry(ranking)
-    assert leased is made.pop("c0")  # by the library's, at first
+    assert leased is made.pop("c0")
     ranking.remove(made.pop("a5"))
     with pytest.raises(AssertionError):
         switching.use(maker(policy, 1, CAPACITY)())  # while one is leased
-    ranking.remove(leased)
+    ranking.remove(leased, 1.0)
     switching.use(maker(policy, 1, CAPACITY)())
     assert ranking.idle == len(switching) == 2
-    likewise, _ = client(policy, "b1", "a2")
+    # The one takes the connection first that the pool had first.
+    likewise, _ = client(policy, *(("a2", "b1") if policy == OURS else ("b1", "a2")))
     assert [lease(ranking) for _ in made] == [lease(likewise) for _ in made]
-    assert ranking.lease() is None
+    assert ranking.lease(0.0) is None
     for each in made.values():
-        ranking.make_idle(each)
+        give_back(ranking, each)
     switching.use(LowestSlot())
     assert lease(ranking) == "b1"
     ranking.clear()
-    assert (len(switching), switching.take()) == (0, None)
+    assert (len(switching), switching.take(1.0)) == (0, None)
     switching.use(LowestSlot())  # Nothing is leased any more.
 
 
-def test_candidates_are_policies() -> None:
-    assert set(CANDIDATES) < set(POLICIES)
+def test_another_policy_begins_with_no_experience_of_the_servers() -> None:
+    switching = Switching()
+    ranking, made = with_slots(switching, "a0", "a1", "b0", "b1")
+    assert made["a0"].server is made["a1"].server is not made["b0"].server
+    for now in range(30):
+        for _ in made:
+            lease_entry(ranking, now)
+        for each in made.values():
+            give_back(ranking, each, now + 0.1, "failed" if server_of(each) == "a" else "answered")
+    record = made["a0"].server
+    assert (record.failures, made["b0"].server.samples > 0) == (60, True)
+    switching.use(LeastLoaded())
+    for each in made.values():
+        server = each.server
+        assert (server.connections, server.failures, server.samples) == (2, 0, 0)
+    assert record.connections == 0
+    assert {lease(ranking, 30.0)[0] for _ in range(2)} == {"a", "b"}
 
 
 # The real servers and pools

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.balance.parameters import QUICK, Setup
+from benchmarks.balance.policies import MEASURED
 from benchmarks.balance.real import Bench, Run
 from benchmarks.balance.rows import Rounds, rows_of, table
 from benchmarks.balance.scenarios import SCENARIOS, Scenario
@@ -35,7 +36,7 @@ def measure(
                 if bench.start != scenario.start:
                     bench.connect(scenario.start)
                 for load in scenario.loads[-1:] if quick else scenario.loads:
-                    for policy in scenario.policies:
+                    for policy in MEASURED:
                         show(f"round {number + 1}/{rounds}: {scenario.name}, {load:.0%}, {policy}")
                         seed = 100 * number + round(100 * load)
                         for _ in range(3):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from random import Random
 from statistics import mean, pstdev
 
-from gevent_rover import Choice, Entry, LowestSlot, Server, Slot, Slots
+from gevent_rover import Choice, Entry, LeaseOutcome, LowestSlot, Server, Slot, Slots
 from gevent_rover.policy.health import Health
 from gevent_rover.policy.pacing import Pacing
 from gevent_rover.policy.ranking import Ranking
@@ -111,7 +111,7 @@ class Fleet:
     def offer(self, client: SimulatedClient, slot: Slot) -> bool:
         """Keep a connection, or give its slot back."""
         ranking = client.ranking
-        entry = Entry(slot)
+        entry = Entry(slot, client.health.of(slot.server_id))
         if not self.servers[slot.server_id].alive or not ranking.admits(slot):
             self._free(entry)
             return False
@@ -124,16 +124,24 @@ class Fleet:
         ranking.make_idle(entry)
         return True
 
-    def release(self, client: SimulatedClient, entry: Entry) -> None:
+    def release(
+        self, client: SimulatedClient, entry: Entry, now: float, outcome: LeaseOutcome
+    ) -> None:
         """End a lease: keep the connection, or close it if it was given up meanwhile."""
         if entry.state == "retired":
-            self.close(client, entry)
+            self.close(client, entry, now, outcome)
         else:
-            client.ranking.make_idle(entry)
+            client.ranking.give_back(entry, now, outcome)
 
-    def close(self, client: SimulatedClient, entry: Entry) -> None:
-        """Close a connection of a client."""
-        client.ranking.remove(entry)
+    def close(
+        self,
+        client: SimulatedClient,
+        entry: Entry,
+        now: float = 0.0,
+        outcome: LeaseOutcome = "unknown",
+    ) -> None:
+        """Close a connection of a client, and end its lease if it has one."""
+        client.ranking.remove(entry, now, outcome)
         self._free(entry)
 
     def _free(self, entry: Entry) -> None:
@@ -146,7 +154,7 @@ class Fleet:
     def tick(self, client: SimulatedClient, now: float = 0.0) -> None:
         """Make one attempt for a client, at the cost of no time."""
         client.pacing.tick()
-        client.health.tick(self.servers)
+        client.health.tick(self.servers, now)
         id = self.pick()
         assert id is not None
         self.answer(client, id, self.dial(client, id), now)

@@ -13,16 +13,22 @@ import matplotlib
 matplotlib.use("svg")
 from matplotlib import pyplot
 
-from benchmarks.balance.policies import POLICIES
+from benchmarks.balance.policies import MEASURED, OURS
 
 _HERE = Path(__file__).parent
-_COLOURS = dict(
-    zip(
-        POLICIES,
-        ("#d1495b", "#9a9a9a", "#6d6d6d", "#2e86ab", "#edae49", "#1b1b1b", "#7b2d8b", "#66a182"),
-        strict=True,
-    )
-)
+_COLOURS = {
+    "least loaded": "#d1495b",
+    "lowest slot": "#f0a6af",
+    "random": "#bdbdbd",
+    "round robin": "#7d7d7d",
+    "least used": "#2e86ab",
+    "least used, scattered": "#8cc5dd",
+    "two choices": "#edae49",
+    "peak EWMA": "#66a182",
+    "load × EWMA": "#7b2d8b",
+    "load × EWMA, scattered": "#c08bcb",
+    "oracle": "#1b1b1b",
+}
 #: The same figures, the same file.
 _REPRODUCIBLE = {"svg.hashsalt": "balance", "svg.fonttype": "none", "font.size": 9}
 
@@ -32,7 +38,7 @@ def latency(rows: list[dict[str, Any]]) -> Any:
     cases = list(dict.fromkeys((row["scenario"], row["load"]) for row in rows))
     figure, axes = pyplot.subplots(2, 1, figsize=(9, 6.5), sharex=True)
     for axis, name in zip(axes, ("p99", "load variation"), strict=True):
-        for number, policy in enumerate(POLICIES):
+        for number, policy in enumerate(MEASURED):
             found = {(r["scenario"], r["load"]): r[name] for r in rows if r["policy"] == policy}
             places = [place for place, case in enumerate(cases) if case in found]
             spreads = [found[cases[place]] for place in places]
@@ -65,36 +71,38 @@ def latency(rows: list[dict[str, Any]]) -> Any:
     return figure
 
 
-def starts(rows: list[dict[str, Any]]) -> Any:
-    """Return a plot of p99 and of the load's variation over the load, for each start, simulated."""
-    names = list(dict.fromkeys(row["start"] for row in rows))
-    figure, axes = pyplot.subplots(3, len(names), figsize=(9, 7.5), sharex=True, sharey="row")
-    quantities = (
-        (0, "p99", "p99, ms"),
-        (2, "p99", "p99, ms, two slow servers"),
-        (0, "load variation", "requests, variation"),
-    )
-    for line, (slow, quantity, label) in zip(axes, quantities, strict=True):
-        for axis, start in zip(line, names, strict=True):
-            for policy, colour in _COLOURS.items():
-                found = [
-                    (row["load"] * 100, row[quantity])
-                    for row in rows
-                    if (row["start"], row["slow"], row["policy"]) == (start, slow, policy)
-                ]
-                axis.plot(*zip(*found, strict=True), ".-", color=colour, label=policy, linewidth=1)
-            axis.grid(linewidth=0.3)
-            if quantity == "p99":
-                _logarithmic(
-                    axis, (100, 200, 300, 500, 1000, 2000) if slow else (100, 200, 300, 400)
-                )
-        line[0].set_ylabel(label)
-    for axis, start in zip(axes[0], names, strict=True):
-        axis.set_title(f"pools filled {start}" if start != "restarted" else "clients restarted")
-    for axis in axes[-1]:
-        axis.set_xlabel("load, %")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), ncols=4, loc="lower center", fontsize=8)
-    figure.tight_layout(rect=(0, 0.06, 1, 1))
+def cases(rows: list[dict[str, Any]]) -> Any:
+    """Return a plot of each policy's p99 in each case, simulated; the cases in two columns."""
+    names = list(dict.fromkeys((row["case"], row["load"]) for row in rows))
+    half = (len(names) + 1) // 2
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 7), sharex=True)
+    for axis, shown in zip(axes, (names[:half], names[half:]), strict=True):
+        for policy, colour in _COLOURS.items():
+            found = {(r["case"], r["load"]): r["p99"] for r in rows if r["policy"] == policy}
+            axis.scatter(
+                [found[name] for name in shown],
+                range(len(shown)),
+                s=30 if policy == OURS else 14,
+                marker="|" if policy == "oracle" else "o",
+                color=colour,
+                label=policy,
+                zorder=3 if policy == OURS else 2,
+            )
+        axis.set_yticks(
+            range(len(shown)),
+            ["\n".join(wrap(f"{case}, {load:.0%}", 26)) for case, load in shown],
+            fontsize=7,
+        )
+        axis.invert_yaxis()
+        axis.grid(linewidth=0.3)
+        axis.set_axisbelow(True)
+        axis.set_xscale("log")
+        ticks = (100, 200, 500, 1000, 2000, 5000)
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.minorticks_off()
+        axis.set_xlabel("p99, ms")
+    figure.legend(*axes[0].get_legend_handles_labels(), ncols=4, loc="lower center", fontsize=8)
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
     return figure
 
 
@@ -150,7 +158,7 @@ def main() -> None:
     with matplotlib.rc_context(_REPRODUCIBLE):
         figures = {
             "balance-latency": latency(balance["rows"]),
-            "simulation-starts": starts(simulation["requests"]["rows"]),
+            "simulation-cases": cases(simulation["requests"]["rows"]),
             "simulation-levelling": levelling(simulation["convergence"]["courses"]),
         }
         for name, figure in figures.items():

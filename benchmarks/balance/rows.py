@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.balance.policies import LOWEST
+from benchmarks.balance.policies import OURS
 from benchmarks.measure import Spread
 from benchmarks.report import markdown
 
@@ -20,7 +20,7 @@ def rows_of(figures: dict[tuple[str, float, str], Rounds]) -> list[dict[str, Any
         row: dict[str, Any] = {"scenario": scenario, "load": load, "policy": policy}
         for name in rounds[0]:
             row[name] = asdict(Spread.of([figure[name] for figure in rounds]))
-        ours = figures[scenario, load, LOWEST]
+        ours = figures[scenario, load, OURS]
         ratios = [one["p99"] / other["p99"] for one, other in zip(rounds, ours, strict=True)]
         row["p99 ratio"] = asdict(Spread.of(ratios))
         rows.append(row)

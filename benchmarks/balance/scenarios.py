@@ -8,7 +8,6 @@ from random import Random
 from typing import Literal
 
 from benchmarks.balance.parameters import Setup, Start
-from benchmarks.balance.policies import CANDIDATES, POLICIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +23,6 @@ class Scenario:
     def slowness(self, setup: Setup) -> list[float]:
         slow = [setup.slowness] * self.slow
         return slow + [1.0] * (setup.servers - self.slow)
-
-    @property
-    def policies(self) -> list[str]:
-        """Their names: a change of ours that might be worth it isn't for the rare case."""
-        return [name for name in POLICIES if not (self.event and name in CANDIDATES)]
 
     def rate(self, setup: Setup, load: float) -> float:
         """Return the requests per second that are ``load`` for the fleet at its smallest."""

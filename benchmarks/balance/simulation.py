@@ -1,28 +1,32 @@
 """``python -m benchmarks.balance.simulation``: what is too large or too long for one machine.
 
 ``convergence`` lets up to 10,000 clients and 1,000 servers level themselves;
-``requests`` runs the policies on a model of the real run.
+``requests`` runs the policies on a model of the real run, in some forty cases.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import os
+from collections.abc import Callable, Iterable, Sequence
+from multiprocessing import Pool
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
+from benchmarks.balance.cases import CASES, Case
 from benchmarks.balance.convergence import Phase, Simulation, as_row
-from benchmarks.balance.parameters import Setup, Start
 from benchmarks.balance.policies import POLICIES
-from benchmarks.balance.queueing import Model
+from benchmarks.balance.queueing import Figures, Model
+from benchmarks.balance.targets import beside_best, ratios_table, targets, targets_table
 from benchmarks.report import about, arguments, markdown, show, write
 
 _MODULE = "benchmarks.balance.simulation"
 _OUTPUT = Path(__file__).parent / "simulation.json"
 
 #: Clients, servers, max_slots, roving_interval.
-FLEETS = (
+FleetSize = tuple[int, int, int, float]
+
+FLEETS: tuple[FleetSize, ...] = (
     (10, 4, 10, 1.0),
     (10, 4, 100, 1.0),
     (100, 10, 10, 0.1),
@@ -43,65 +47,92 @@ MOST = 200
 #: Of which fleets the JSON has the course, for the plots.
 COURSES = FLEETS[3], FLEETS[6], FLEETS[8], FLEETS[12]
 
-LOADS = (0.1, 0.3, 0.5, 0.7, 0.9)
-#: How the clients started, and at which loads that is looked at.
-STARTS: dict[Start, tuple[float, ...]] = {
-    "together": LOADS,
-    "in turn": (0.3, 0.7, 0.9),
-    "restarted": (0.3, 0.7, 0.9),
-}
-REQUESTS = 50_000
-#: What is varied, the others being as in the real run, with two slow servers and 70 %.
-VARIED = {"pools": (10, 30, 100, 300), "max_slots": (3, 5, 10, 20, 50)}
+REQUESTS = 40_000
+#: Others than those that the constants of ``LeastLoaded`` were chosen with.
+SEEDS = (101, 102, 103)
+
+#: The cases of a quick run.
+QUICK = (
+    "steady, 70%",
+    "two slow, 70%",
+    "started in turn, 70%",
+    "one stalls, 70%",
+    "one browns out, 70%",
+    "one fails fast, told, 70%",
+    "one fails fast, hangs up, 70%",
+    "stride 2, all workers, 70%",
+)
+
+_Job = TypeVar("_Job")
+_Result = TypeVar("_Result")
 
 
-def convergence(fleets: Sequence[tuple[int, int, int, float]], most: int, seeds: int) -> Any:
+def convergence(fleets: Sequence[FleetSize], most: int, seeds: int, jobs: int) -> Any:
     """Return a row for each fleet and phase (the medians), and the course of some."""
+    wanted = [
+        (fleet, seed, most) for fleet in fleets for seed in range(seeds if fleet[0] < 10_000 else 1)
+    ]
+    runs: dict[FleetSize, list[list[Phase]]] = {}
+    for (fleet, _, _), phases in zip(wanted, _spread(_level, wanted, jobs), strict=True):
+        runs.setdefault(fleet, []).append(phases)
     rows, courses = [], []
-    for fleet in fleets:
-        clients, servers, max_slots, interval = fleet
-        runs: list[list[Phase]] = []
-        for seed in range(seeds if clients < 10_000 else 1):
-            show(f"{clients} clients, {servers} servers, max_slots {max_slots}, seed {seed}")
-            runs.append(Simulation(clients, servers, max_slots, interval, seed).run(most))
-        for phases in zip(*runs, strict=True):
-            each = [as_row(clients, servers, max_slots, interval, phase) for phase in phases]
-            rows.append(_median_of(each))
+    for fleet, found in runs.items():
+        rows += [
+            _median_of([as_row(*fleet, phase) for phase in phases])
+            for phases in zip(*found, strict=True)
+        ]
         if fleet in COURSES:
-            courses.append(
-                {
-                    "fleet": fleet,
-                    "variations": {phase.name: phase.variations[:160] for phase in runs[0]},
-                }
-            )
+            variations = {phase.name: phase.variations[:160] for phase in found[0]}
+            courses.append({"fleet": fleet, "variations": variations})
     return {"rows": rows, "courses": courses}
 
 
+def _level(job: tuple[FleetSize, int, int]) -> list[Phase]:
+    fleet, seed, most = job
+    return Simulation(*fleet, seed).run(most)
+
+
 def requests(
-    setups: Sequence[tuple[Setup, Start, int, float]],
+    cases: Sequence[Case],
     policies: Sequence[str],
     count: int,
-    seeds: int,
+    seeds: Sequence[int],
+    jobs: int,
 ) -> list[dict[str, Any]]:
-    """Return a row for each setup, number of slow servers, load and policy: the medians."""
+    """Return a row for each case and policy: the medians over the seeds."""
+    wanted = [
+        (case, policy, seed, count) for case in cases for policy in policies for seed in seeds
+    ]
+    found = list(_spread(_run, wanted, jobs))
     rows = []
-    for setup, start, slow, load in setups:
-        for policy in policies:
-            pools = f"{setup.pools} pools of {setup.max_slots} {start}"
-            show(f"{pools}, {slow} slow, {load:.0%}, {policy}")
-            what = {
-                "pools": setup.pools,
-                "max_slots": setup.max_slots,
-                "start": start,
-                "slow": slow,
-                "load": load,
-                "policy": policy,
-            }
-            runs = [
-                Model(setup, policy, load, slow, start, seed).run(count) for seed in range(seeds)
-            ]
-            rows.append(what | _median_of(runs))
+    for number in range(0, len(found), len(seeds)):
+        case, policy, _, _ = wanted[number]
+        what = {
+            "case": case.name,
+            "load": case.load,
+            "event": case.event,
+            "failure": case.failure if case.event == "fails fast" else "",
+            "policy": policy,
+        }
+        rows.append(what | _median_of(found[number : number + len(seeds)]))
     return rows
+
+
+def _run(job: tuple[Case, str, int, int]) -> Figures:
+    case, policy, seed, count = job
+    return Model(case, policy, seed).run(count)
+
+
+def _spread(do: Callable[[_Job], _Result], wanted: Sequence[_Job], jobs: int) -> Iterable[_Result]:
+    """Generate the results of all jobs, of which so many run at a time, in their order."""
+    if jobs == 1:
+        yield from map(do, wanted)
+        return
+    with Pool(jobs) as pool:
+        for number, result in enumerate(pool.imap(do, wanted)):
+            show(f"{number + 1} of {len(wanted)} runs")
+            yield result
+    show("")
 
 
 def _median_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -131,46 +162,41 @@ def _cell(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _converge(quick: bool) -> Any:
+def _converge(quick: bool, jobs: int) -> Any:
     if quick:
-        return convergence([(10, 4, 10, 1.0), (100, 10, 10, 1.0)], 20, 1)
-    return convergence(FLEETS, MOST, 3)
+        return convergence([(10, 4, 10, 1.0), (100, 10, 10, 1.0)], 20, 1, jobs)
+    return convergence(FLEETS, MOST, 3, jobs)
 
 
-def _request(quick: bool) -> Any:
-    setup = Setup()
-    count, seeds = (1000, 1) if quick else (REQUESTS, 3)
-    main: list[tuple[Setup, Start, int, float]] = [
-        (setup, start, slow, load)
-        for start, loads in STARTS.items()
-        for slow in (0, 2)
-        for load in ((0.7,) if quick else loads)
-    ]
-    varied: list[tuple[Setup, Start, int, float]] = [
-        (replace(setup, **{name: value}), "together", 2, 0.7)
-        for name, values in VARIED.items()
-        for value in (values[:1] if quick else values)
-    ]
-    policies = list(POLICIES)
+def _request(quick: bool, jobs: int) -> Any:
+    count, seeds = (200, SEEDS[:1]) if quick else (REQUESTS, SEEDS)
+    cases = [case for case in CASES if str(case) in QUICK] if quick else CASES
+    rows = requests(cases, list(POLICIES), count, seeds, jobs)
     return {
-        "rows": requests(main, policies, count, seeds),
-        "varied": requests(varied, policies, count, seeds),
+        "rows": rows,
+        "beside the best": beside_best(rows),
+        "targets": [target.as_json() for target in targets(rows)],
     }
 
 
-PARTS: dict[str, Callable[[bool], Any]] = {"convergence": _converge, "requests": _request}
+PARTS: dict[str, Callable[[bool, int], Any]] = {"convergence": _converge, "requests": _request}
 
 
 def main() -> None:
-    options = arguments(_MODULE, __doc__, PARTS, _OUTPUT).parse_args()
+    parser = arguments(_MODULE, __doc__, PARTS, _OUTPUT)
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)"
+    )
+    options = parser.parse_args()
     report = about(_MODULE, 1 if options.quick else 3)
     for name, part in PARTS.items():
         if not options.only or name in options.only:
-            report[name] = part(options.quick)
-            show("")
+            report[name] = part(options.quick, options.jobs)
             print(f"{name}\n\n{table(report[name]['rows'])}\n")
-            if "varied" in report[name]:
-                print(f"{table(report[name]['varied'])}\n")
+    if "requests" in report:
+        rows = report["requests"]["rows"]
+        print(f"least loaded beside the best\n\n{ratios_table(beside_best(rows))}\n")
+        print(f"targets\n\n{targets_table(targets(rows))}")
     write(options.output, report)
 
 
