@@ -56,7 +56,7 @@ PROJECT_URLS = {
 INSTALL = ["gevent>=23.7.0", "blinker>=1.8"]
 
 # For the figures of benchmarks/README.md.
-BENCH = ["matplotlib>=3.8", "simpy>=4.1"]
+BENCH = ["gunicorn[gevent]>=22", "matplotlib>=3.8", "simpy>=4.1"]
 
 TEST = [
     "pytest>=8",

@@ -29,6 +29,7 @@ from gevent_rover import (
     SlotServer,
 )
 from gevent_rover.policy.health import Health
+from gevent_rover.policy.idle_group import scatter
 from gevent_rover.policy.ranking import Ranking
 
 sys.path.append(str(Path(__file__).parents[1]))  # behind an installed package
@@ -44,7 +45,6 @@ from benchmarks.balance.policies import (
     POLICIES,
     Oracle,
     maker,
-    scatter,
     server_of,
 )
 from benchmarks.balance.pools import CountingPool, Switching

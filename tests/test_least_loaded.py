@@ -9,7 +9,7 @@ import pytest
 
 from gevent_rover import Entry, LeastLoaded, Server, Slot
 from gevent_rover.policy.health import Health
-from gevent_rover.policy.idle_group import FEW_CLIENTS, scatter, spread_of
+from gevent_rover.policy.idle_group import FEW_CLIENTS, clients_of, scatter, spread_of
 from gevent_rover.policy.ranking import Ranking
 from gevent_rover.policy.server_health import SET_ASIDE_AT_MOST
 from gevent_rover.policy.trials import BETWEEN_TRIALS
@@ -86,9 +86,20 @@ def test_among_equals_the_one_used_longest_ago_is_leased() -> None:
     assert [client.request() for _ in range(12)] == list("abcd") * 3
 
 
-def test_a_server_with_twice_the_connections_gets_twice_the_requests_of_a_calm_client() -> None:
-    client = Client("a0", "a1", "b0")
+def test_where_few_clients_share_the_servers_these_take_turns_however_many_connections() -> None:
+    client = Client("a0", "a1", "a2", "b0")
+    assert client.requests({"a": 0.1, "b": 0.1}, 30) == {"a": 15, "b": 15}
+
+
+def test_where_many_do_the_connections_take_turns_so_a_stride_keeps_its_weight() -> None:
+    client = Client("a50", "a51", "b50")
     assert client.requests({"a": 0.1, "b": 0.1}, 30) == {"a": 20, "b": 10}
+
+
+def test_the_slots_tell_how_many_clients_share_the_servers() -> None:
+    assert clients_of(connections=20, highest=59, servers=10) == 30
+    assert clients_of(connections=10, highest=9, servers=4) == 4
+    assert clients_of(connections=0, highest=0, servers=0) == 0
 
 
 def test_a_slow_server_is_left_alone_while_others_are_free() -> None:
@@ -219,15 +230,13 @@ def test_the_rest_is_forgotten_with_a_fork() -> None:
 
 
 def test_few_clients_or_few_requests_give_the_order_of_the_slots_no_weight() -> None:
-    assert spread_of(connections=10, in_flight=5, highest=9, servers=4) == 0  # 4 clients
-    assert spread_of(connections=20, in_flight=0.1, highest=59, servers=10) == 0
-    assert spread_of(connections=0, in_flight=0, highest=0, servers=0) == 0
+    assert spread_of(connections=10, in_flight=5, clients=4, servers=4) == 0
+    assert spread_of(connections=20, in_flight=0.1, clients=30, servers=10) == 0
 
 
 def test_with_many_clients_and_requests_it_decides() -> None:
-    assert spread_of(connections=20, in_flight=3, highest=59, servers=10) > 20 * 10
-    few = int(FEW_CLIENTS) * 2 - 1
-    assert spread_of(connections=20, in_flight=3, highest=few, servers=10) == 0
+    assert spread_of(connections=20, in_flight=3, clients=30, servers=10) > 20 * 10
+    assert spread_of(connections=20, in_flight=3, clients=FEW_CLIENTS, servers=10) == 0
 
 
 def test_all_clients_agree_which_slots_come_first_then() -> None:

@@ -75,6 +75,16 @@ def test_beyond_it_the_slowness_is_how_many_times_longer_it_takes() -> None:
     assert health.of("d").slowness == pytest.approx(4, rel=0.01)
 
 
+def test_what_differs_by_less_than_a_millisecond_is_neither_slow_nor_fast() -> None:
+    health = health_of("a", "b", "c", latency=0.0002)
+    answer(health.of("d"), 0.0011, 100)
+    answer(health.of("e"), 0.00001, 100)
+    assert not health.of("d").slow
+    assert not health.of("e").fast
+    answer(health.of("d"), 0.0014, 100)
+    assert health.of("d").slow
+
+
 def test_one_long_lease_makes_nobody_slow() -> None:
     health = health_of("a", "b", "c", "d")
     answer(health.of("d"), 60, 1)

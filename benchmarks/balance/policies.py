@@ -13,6 +13,7 @@ from random import Random
 from typing import Any
 
 from gevent_rover import Choice, Entry, LeaseOutcome, LeastLoaded, LowestSlot
+from gevent_rover.policy.idle_group import scatter
 
 #: The idle connections of each server that has any; the one idle longest comes first.
 Idle = Mapping[str, list[Entry]]
@@ -22,14 +23,6 @@ def server_of(entry: Entry) -> str:
     """Return the id of a connection's server."""
     assert entry.server_id is not None
     return entry.server_id
-
-
-def scatter(slot: int) -> float:
-    """Return the place of a slot from 0 to 1, such that any run of slots is spread evenly.
-
-    The multiples of the golden ratio leave the smallest gaps.
-    """
-    return slot * 0.6180339887498949 % 1
 
 
 class Choosing:

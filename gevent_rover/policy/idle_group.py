@@ -7,8 +7,9 @@ from typing import Final
 from gevent_rover.policy.entry import Entry
 from gevent_rover.policy.server_health import ServerHealth
 
-#: Up to so many clients share the servers, each of them takes its connections in
-#: turn. The more there are, the better their number evens out what each prefers.
+#: Up to so many clients share the servers, each of them takes the servers in turn,
+#: though it may have more connections to some. The more clients there are, the better
+#: their number evens out what each prefers.
 FEW_CLIENTS: Final = 6.0
 
 #: By how many turns of all connections the order of the slots counts for more than
@@ -24,12 +25,14 @@ Rank = tuple[float, float, tuple[int, int], "IdleGroup"]
 class IdleGroup:
     """The idle connections of one server."""
 
-    __slots__ = ("idle", "rank", "resting", "server", "stale")
+    __slots__ = ("idle", "place", "rank", "resting", "server", "stale")
 
     def __init__(self, server: ServerHealth) -> None:
         self.server = server
         #: Sorted; the next one comes first.
         self.idle: list[Idle] = []
+        #: The place of the one that was used last.
+        self.place = 0
         #: How many idle ones aren't among these: they rest.
         self.resting = 0
         #: Where it stands among the servers; None: nowhere.
@@ -61,16 +64,25 @@ def scatter(slot: int) -> float:
     return slot * 0.6180339887498949 % 1
 
 
-def spread_of(connections: int, in_flight: float, highest: int, servers: int) -> float:
-    """Return by how many leases the last slot in the order may come after the first.
+def clients_of(connections: int, highest: int, servers: int) -> float:
+    """Return how many clients seem to share the servers, if all are like this one.
 
     :param connections: how many this client has.
-    :param in_flight: how many of them are leased on average.
     :param highest: its highest slot. Each server's slots are taken up to about there, so
         it tells how many connections all clients have.
     :param servers: how many servers there are.
     """
-    clients = (highest + 1) * servers / connections if connections else 0.0
+    return (highest + 1) * servers / connections if connections else 0.0
+
+
+def spread_of(connections: int, in_flight: float, clients: float, servers: int) -> float:
+    """Return by how many leases the last slot in the order may come after the first.
+
+    :param connections: how many this client has.
+    :param in_flight: how many of them are leased on average.
+    :param clients: how many share the servers.
+    :param servers: how many servers there are.
+    """
     if clients <= FEW_CLIENTS:
         return 0.0
     # Requests under way at a server if all clients have as many as this one. Where there

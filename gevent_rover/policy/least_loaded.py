@@ -8,7 +8,15 @@ from typing import Final
 
 from gevent_rover.policy.choice import LeaseOutcome
 from gevent_rover.policy.entry import Entry
-from gevent_rover.policy.idle_group import Idle, IdleGroup, Rank, scatter, spread_of
+from gevent_rover.policy.idle_group import (
+    FEW_CLIENTS,
+    Idle,
+    IdleGroup,
+    Rank,
+    clients_of,
+    scatter,
+    spread_of,
+)
 from gevent_rover.policy.server_health import SET_ASIDE_AFTER, Known, ServerHealth
 from gevent_rover.policy.trials import Trials
 
@@ -31,10 +39,10 @@ class LeastLoaded:
     whose leases failed three times in a row comes after all others, but for a trial now
     and then; so does a slow one get a trial, since it may have recovered.
 
-    Among equal costs: the connection that was used longest ago, so that few requests go
-    round. Where requests are under way at every server, and many clients share them, it
-    is the lowest slot instead, in an order that scatters neighbours: all clients use
-    the low slots then, and each server has few of those.
+    Among equal costs: the server that was used longest ago, so that few requests go
+    round; where many clients share the servers, the connection. And where requests are
+    under way at every server then, it is the lowest slot instead, in an order that
+    scatters neighbours: all clients use the low slots, and each server has few of those.
 
     One for each pool. What it knows of the servers is the pool's, and shared with the
     rover.
@@ -47,6 +55,7 @@ class LeastLoaded:
         self._known = Known()
         self._clock = 0  # counts what comes back
         self._in_flight = 0.0  # a moving average
+        self._by_server = True  # whether servers take turns, instead of connections
         self._spread = 0.0  # what the order of the slots counts for, in leases
         # The lease, and the time, from which on something is to be done beside leasing,
         self._due_after, self._due_at = 0.0, 0.0
@@ -84,7 +93,7 @@ class LeastLoaded:
             self._due_at = min(self._due_at, self._rest_until)
             self._changed(group)
             return
-        self._clock = place = self._clock + 1
+        self._clock = group.place = place = self._clock + 1
         if self._spread:
             insort(group.idle, (place + self._spread * scatter(entry.slot), entry.order, entry))
         else:
@@ -109,7 +118,8 @@ class LeastLoaded:
                 first = idle[0]
                 server = group.server
                 cost = self._cost(group, 0.0) if server.unusual else server.leased
-                group.rank = rank = cost, first[0], first[1], group
+                place = group.place if self._by_server else first[0]
+                group.rank = rank = cost, place, first[1], group
                 heappush(order, rank)
             else:
                 group.rank = None
@@ -206,8 +216,10 @@ class LeastLoaded:
         """Look at what changes with time; return the slow server to try again, if one is due."""
         while self._resting and self._resting[0][0] <= now:
             entry = heappop(self._resting)[2]
-            entry.note.resting -= 1
-            self._insert(entry, entry.note)
+            group: IdleGroup = entry.note
+            group.resting -= 1
+            group.place = self._clock  # As if it were used until now.
+            self._insert(entry, group)
         if leases >= self._look_after or now >= self._look_at:
             self._look(leases, now)
         self._due_after, self._due_at = self._look_after, self._look_at
@@ -240,6 +252,8 @@ class LeastLoaded:
             group.rank = None
             if group.idle:
                 place, order, _ = group.idle[0]
+                if self._by_server:
+                    place = group.place
                 group.rank = self._cost(group, now), place, order, group
                 self._order.append(group.rank)
             if group.server.set_aside_until > now:
@@ -251,7 +265,9 @@ class LeastLoaded:
         groups = self._groups.values()
         highest = max((entry.slot for group in groups for _, _, entry in group.idle), default=0)
         servers = self._known.servers or len(groups)
-        spread = spread_of(connections, self._in_flight, highest, servers)
+        clients = clients_of(connections, highest, servers)
+        self._by_server = clients <= FEW_CLIENTS
+        spread = spread_of(connections, self._in_flight, clients, servers)
         more = spread - self._spread
         if abs(more) > self._spread / 8:
             self._spread = spread

@@ -14,6 +14,10 @@ from typing import Final
 #: distributed times exceeds it once in a thousand times.
 SLOW: Final = 2.2
 
+#: Seconds by which latencies must differ at least to count as slow or fast: what differs
+#: by less is the scheduling of processes.
+LEAST: Final = 0.001
+
 #: A lease of a slow server that takes at most so many times the typical latency is
 #: taken for a sign that it has recovered.
 RECOVERED: Final = 1.25
@@ -61,6 +65,8 @@ class Known:
         self.typical = 0.0
         #: Latencies between these two are neither fast nor slow.
         self.fast, self.slow = 0.0, inf
+        #: What a slow server must fall below to be as the others again.
+        self.recovered = 0.0
         #: Leases that went well,
         self.samples = 0
         #: and after how many of them to see again what is typical.
@@ -79,7 +85,9 @@ class Known:
 
     def _set(self, typical: float) -> None:
         self.typical = typical
-        self.fast, self.slow = typical * FAST, typical * SLOW
+        self.fast = min(typical * FAST, max(0.0, typical - LEAST))
+        self.slow = max(typical * SLOW, typical + LEAST)
+        self.recovered = max(typical * RECOVERED, typical + LEAST)
 
     def records(self) -> list[ServerHealth]:
         """Return all records."""
@@ -195,12 +203,11 @@ class ServerHealth:
         """See whether it is slow, or fast, after a lease that took ``duration``."""
         known = self.known
         probed, self.probed = self.probed, False
-        recovered = known.typical * RECOVERED
         if not self.slow:
             if self.latency > known.slow:
                 self.slow = True
                 self._try_again_later(now)
-        elif self.latency < recovered or (probed and duration <= recovered):
+        elif self.latency < known.recovered or (probed and duration <= known.recovered):
             # Used again; a few slow leases more, and it's slow again.
             self.slow = False
             self.latency = min(self.latency, known.slow)

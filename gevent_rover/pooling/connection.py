@@ -74,10 +74,6 @@ class PooledConnection(Entry):
         of = "" if self.server_id is None else f" of {self.server_id!r}"
         return f"slot {int(self.slot)}{of}"
 
-    def is_quiet(self) -> bool:
-        """Tell whether it's surely open and silent; if not, :meth:`disturbance` knows."""
-        return self.plain and not self.poll(0) and not is_closed(self.socket)
-
     def disturbance(self) -> str | None:
         """Return what keeps the connection from being leased; None: it's open and silent.
 

@@ -10,6 +10,7 @@ from typing import Final
 from gevent import socket as gevent_socket
 
 from gevent_rover.models import Slot
+from gevent_rover.net.sockets import is_closed
 from gevent_rover.policy.choice import Choice, LeaseOutcome
 from gevent_rover.policy.health import Health
 from gevent_rover.policy.ranking import Ranking
@@ -79,8 +80,11 @@ class Holdings:
         """Tell, quickly, that a connection can be leased. What isn't sure takes longer to tell."""
         supply = self.supply
         return (
-            supply is None or supply.servers.get(connection.server_id) is connection.entry  # type: ignore[arg-type]
-        ) and connection.is_quiet()
+            (supply is None or supply.servers.get(connection.server_id) is connection.entry)  # type: ignore[arg-type]
+            and connection.plain
+            and not connection.poll(0)
+            and not is_closed(connection.socket)
+        )
 
     def is_fit(self, connection: PooledConnection) -> bool:
         """Tell whether a connection can be leased."""

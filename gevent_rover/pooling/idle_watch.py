@@ -94,8 +94,11 @@ def close_left_behind(
     """Close what a pool that was collected leaves behind; leased ones are their users'."""
     watch.close()
     for connection in by_socket.values():
+        # The rover's record of the server outlives the pool.
+        connection.server.connections -= 1
         if connection.state == "idle":
             connection.close()
         else:
+            connection.server.leased -= 1
             connection.watcher.close()
     by_socket.clear()
