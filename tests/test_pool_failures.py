@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -12,11 +14,13 @@ from conftest import Listener, entry, wait_until
 from gevent import socket
 
 from gevent_rover import (
+    Entry,
     LowestSlot,
     PoolError,
     PoolTimeout,
     Rover,
     Server,
+    ServerHealth,
     Slot,
     SlotPool,
     SlotServer,
@@ -208,6 +212,31 @@ def test_what_is_known_of_a_server_outlives_its_connections(
         gevent.sleep(0.001)
     # Three, and some trials since, each of which sets it aside for longer.
     assert 3 <= failed <= 12
+
+
+def test_leases_of_a_pool_that_was_collected_are_not_counted_any_more(
+    closing: Closing, slot_server: SlotServers
+) -> None:
+    rover = closing(Rover({"a": entry(slot_server())}, roving_interval=3600))
+    pool = SlotPool(rover, max_slots=3)
+    rover.start()
+    sock = closing(pool.acquire())
+    seen_from_afar = weakref.proxy(pool)
+    wait_until(lambda: seen_from_afar.deficit == 0 and not rover.pending)
+    del pool
+    gc.collect()
+
+    class Seeing(LowestSlot):
+        def add(self, entry: Entry) -> None:
+            seen.append(entry.server)
+            super().add(entry)
+
+    seen: list[ServerHealth] = []
+    other = closing(SlotPool(rover, max_slots=2, choice=Seeing()))
+    rover.wake()
+    wait_until(lambda: other.deficit == 0 and not rover.pending)
+    assert (seen[0].leased, seen[0].connections) == (0, 2)
+    assert not sock.closed  # It's its user's.
 
 
 # Connections that live for a limited time
