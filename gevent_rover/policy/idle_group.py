@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from heapq import heapify
 from typing import Final
 
 from gevent_rover.policy.entry import Entry
@@ -29,7 +30,7 @@ class IdleGroup:
 
     def __init__(self, server: ServerHealth) -> None:
         self.server = server
-        #: Sorted; the next one comes first.
+        #: A heap: the next one comes first, and there may be thousands.
         self.idle: list[Idle] = []
         #: The place of the one that was used last.
         self.place = 0
@@ -45,6 +46,7 @@ class IdleGroup:
         for number, idle in enumerate(self.idle):
             if idle[2] is entry:
                 del self.idle[number]
+                heapify(self.idle)
                 return True
         return False
 

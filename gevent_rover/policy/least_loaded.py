@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import insort
 from heapq import heapify, heappop, heappush
 from typing import Final
 
@@ -94,10 +93,11 @@ class LeastLoaded:
             self._changed(group)
             return
         self._clock = group.place = place = self._clock + 1
-        if self._spread:
-            insort(group.idle, (place + self._spread * scatter(entry.slot), entry.order, entry))
-        else:
-            group.idle.append((place, entry.order, entry))
+        spread = self._spread
+        heappush(
+            group.idle,
+            (place + spread * scatter(entry.slot) if spread else place, entry.order, entry),
+        )
         if not group.stale:
             group.stale = True
             self._stale.append(group)
@@ -131,7 +131,7 @@ class LeastLoaded:
                 group.rank = None
                 group.stale = True
                 self._stale.append(group)
-                return group.idle.pop(0)[2]
+                return heappop(group.idle)[2]
         if self._resting:
             return self._take_resting()
         self._leased -= 1  # Nobody gets any.
@@ -189,7 +189,7 @@ class LeastLoaded:
     def _insert(self, entry: Entry, group: IdleGroup) -> None:
         """Make a connection one of its server's idle ones, as if it were used now."""
         place = self._clock + self._spread * scatter(entry.slot)
-        insort(group.idle, (place, entry.order, entry))
+        heappush(group.idle, (place, entry.order, entry))
         self._changed(group)
 
     def _cost(self, group: IdleGroup, now: float) -> float:
@@ -200,7 +200,7 @@ class LeastLoaded:
 
     def _take_of(self, group: IdleGroup) -> Entry:
         self._changed(group)
-        return group.idle.pop(0)[2]
+        return heappop(group.idle)[2]
 
     def _take_resting(self) -> Entry:
         """Take the one that has rested longest: no other is idle."""
