@@ -26,7 +26,7 @@ pool = SlotPool(rover, max_slots=20)
 
 
 def ask(line: str) -> str:
-    """Send one request over the lowest idle slot, and return the answer."""
+    """Send one request over an idle connection, and return the answer."""
     with pool.lease(timeout=2.0) as socket:
         socket.sendall(line.encode() + b"\r\n")
         answer = b""

@@ -13,7 +13,7 @@ from gevent_rover import Rover, SlotPool, parse_server
 
 
 def request(pool: SlotPool, line: str) -> str:
-    """Send one request over the lowest idle slot, and return the answer."""
+    """Send one request over an idle connection, and return the answer."""
     with pool.lease() as socket:
         socket.sendall(line.encode() + b"\r\n")
         answer = b""
