@@ -84,6 +84,7 @@ class HAProxy:
         while True:
             try:
                 socket.create_connection(self.addresses[-1], timeout=1).close()
+                self.up()  # Its control socket comes a little later.
                 return
             except OSError:
                 if self._process.poll() is not None or monotonic() > deadline:
