@@ -74,7 +74,10 @@ def test_the_schedule_does_not_drift_over_40_intervals(rover_of: Rovers) -> None
         pytest.fail("40 ticks took more than 44 intervals")
 
 
-def test_late_ticks_are_skipped_and_keep_their_phase(rover_of: Rovers) -> None:
+def test_late_ticks_are_skipped_and_keep_their_phase(
+    rover_of: Rovers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gevent_rover.roving.loop.random", lambda: 1.0)  # a whole interval
     rover, _ = rover_of(roving_interval=0.1)
     ticks: list[float] = []
     rover.on("attempt", lambda sender, attempt: ticks.append(monotonic()))
