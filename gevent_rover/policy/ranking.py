@@ -95,13 +95,7 @@ class Ranking(Generic[_Entry]):
 
     def give_back(self, entry: _Entry, now: float, outcome: LeaseOutcome) -> None:
         """End a lease, and make its connection idle again."""
-        server = entry.server
-        server.leased -= 1
-        if outcome == "answered":
-            server.answered(now - entry.leased_at, now)
-        elif outcome == "failed":
-            server.failed(now)
-        self._finished(entry, now, outcome)
+        self._end_lease(entry, now, outcome)
         entry.state = "idle"
         self._put_back(entry)
 
@@ -127,13 +121,7 @@ class Ranking(Generic[_Entry]):
         if entry.state == "idle":
             self._choice.remove(entry)
         elif entry.state != "new":
-            server = entry.server
-            server.leased -= 1
-            if outcome == "failed":
-                server.failed(now)
-            elif outcome == "answered":
-                server.answered(now - entry.leased_at, now)
-            self._choice.finished(entry, now, outcome)
+            self._end_lease(entry, now, outcome)
         if entry.state != "retired":
             self._forget(entry)
         entry.state = "closed"
@@ -143,6 +131,16 @@ class Ranking(Generic[_Entry]):
         """Forget all of them, and all leases."""
         self._choice.clear()
         self._by_slot.clear()
+
+    def _end_lease(self, entry: _Entry, now: float, outcome: LeaseOutcome) -> None:
+        """Tell the server's record how a lease went, and then the choice."""
+        server = entry.server
+        server.leased -= 1
+        if outcome == "answered":
+            server.answered(now - entry.leased_at, now)
+        elif outcome == "failed":
+            server.failed(now)
+        self._finished(entry, now, outcome)
 
     def _forget(self, entry: _Entry) -> None:
         del self._by_slot[bisect_left(self._by_slot, entry.order)]

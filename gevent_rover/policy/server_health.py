@@ -76,14 +76,11 @@ class Known:
         """See what is typical now: as often as latencies change, but seldom if they are many."""
         latencies = sorted(server.latency for server in self.records() if server.samples)
         if latencies:
-            self._set(latencies[(len(latencies) + 1) // 4])
+            self.take_for_typical(latencies[(len(latencies) + 1) // 4])
         self.next = self.samples + max(16, len(latencies))
 
-    def begin(self, duration: float) -> None:
-        """Take the first lease of all for typical."""
-        self._set(duration)
-
-    def _set(self, typical: float) -> None:
+    def take_for_typical(self, typical: float) -> None:
+        """Measure latencies by this one: from the first lease of all on."""
         self.typical = typical
         self.fast = min(typical * FAST, max(0.0, typical - LEAST))
         self.slow = max(typical * SLOW, typical + LEAST)
@@ -189,7 +186,7 @@ class ServerHealth:
     def _answered_unusually(self, duration: float, now: float) -> None:
         self.failures = 0
         if not self.known.typical:
-            self.known.begin(duration)
+            self.known.take_for_typical(duration)
         samples = self.samples
         self.samples = samples + 1
         if self.slow:

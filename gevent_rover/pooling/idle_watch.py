@@ -35,12 +35,11 @@ class IdleWatch:
         connection.watcher.start(self._on_readable, connection)
 
     def begin_later(self, connection: PooledConnection) -> None:
-        """Watch one if it's still idle, and hasn't been leased, in :data:`WATCH_AFTER`."""
-        if not connection.listed:
-            connection.listed = True
-            self._listed.append(connection)
-            if len(self._listed) == 1:
-                self._start()
+        """Watch one that isn't listed yet once it has been idle for :data:`WATCH_AFTER`."""
+        connection.listed = True
+        self._listed.append(connection)
+        if len(self._listed) == 1:
+            self._start()
 
     def end(self, connection: PooledConnection) -> None:
         """Watch a connection no more."""

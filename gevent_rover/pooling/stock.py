@@ -21,7 +21,6 @@ from gevent_rover.pooling.waiters import Waiters
 _default_timeout: Final = gevent_socket.getdefaulttimeout
 
 _log: Final = logging.getLogger("gevent_rover.pool")
-_log.addHandler(logging.NullHandler())
 
 
 class Stock(Holdings, Forkable):
@@ -62,13 +61,8 @@ class Stock(Holdings, Forkable):
         """
         if not same_process[0]:
             check_fork()
-        while (connection := self.ranking.lease(monotonic())) is not None:
-            if connection.watched:
-                self.watch.end(connection)
-            if self.is_surely_fit(connection) or self.keep_if_fit(connection):
-                connection.leases += 1
-                return connection
-        return self._wait(timeout)
+        connection = self._lease()
+        return self._wait(timeout) if connection is None else connection
 
     def take_back(self, connection: PooledConnection, outcome: LeaseOutcome = "answered") -> None:
         """End a lease: keep the connection, or close it if it can't be leased any more."""
@@ -170,15 +164,21 @@ class Stock(Holdings, Forkable):
         """Take back what was handed to a greenlet that was killed before it could use it."""
         self.take_back(connection, "unknown")
 
-    def _hand_on(self) -> None:
-        """Lease what has just become idle to who waits longest: nobody waits while one is idle."""
+    def _lease(self) -> PooledConnection | None:
+        """Lease an idle connection that is fit for it; None if there is none."""
         while (connection := self.ranking.lease(monotonic())) is not None:
             if connection.watched:
                 self.watch.end(connection)
-            if self.keep_if_fit(connection):
+            if self.is_surely_fit(connection) or self.keep_if_fit(connection):
                 connection.leases += 1
-                self.waiters.hand(connection)
-                return
+                return connection
+        return None
+
+    def _hand_on(self) -> None:
+        """Lease what has just become idle to who waits longest: nobody waits while one is idle."""
+        connection = self._lease()
+        if connection is not None:
+            self.waiters.hand(connection)
 
     def _reason_to_refuse(self, slot: int, socket: gevent_socket.socket) -> str | None:
         if self.closed:
