@@ -11,12 +11,13 @@ import gevent
 from gevent import Timeout
 from gevent.pool import Group
 
+from benchmarks.arrivals import Arrival
 from benchmarks.balance.fleet import WORK
 from benchmarks.balance.fleets import excess, variation
 from benchmarks.balance.parameters import Setup, Start
 from benchmarks.balance.policies import maker
 from benchmarks.balance.pools import CountingPool
-from benchmarks.balance.scenarios import Arrival, Scenario, arrivals
+from benchmarks.balance.scenarios import Scenario, arrivals
 from benchmarks.child import Child, python
 from benchmarks.loopback import registry
 from benchmarks.measure import percentile

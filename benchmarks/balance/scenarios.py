@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from random import Random
 from typing import Literal
 
+from benchmarks.arrivals import Arrival, poisson
 from benchmarks.balance.parameters import Setup, Start
 
 
@@ -41,16 +41,7 @@ SCENARIOS = {
     )
 }
 
-#: One request: when it comes, to which pool, and the seconds of work in it.
-Arrival = tuple[float, int, float]
-
 
 def arrivals(setup: Setup, rate: float, seed: int) -> Iterator[Arrival]:
     """Generate the requests of one run; with one seed they are the same for every policy."""
-    random = Random(seed)
-    at = 0.0
-    while True:
-        at += random.expovariate(rate)
-        if at >= setup.warm_up + setup.seconds:
-            return
-        yield at, random.randrange(setup.pools), random.expovariate(1 / setup.mean)
+    return poisson(rate, setup.warm_up + setup.seconds, setup.pools, setup.mean, seed)

@@ -6,7 +6,6 @@ import gc
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from random import Random
 from time import monotonic, process_time
 from typing import Literal
 
@@ -14,6 +13,7 @@ import gevent
 from gevent import Timeout
 from gevent.pool import Group
 
+from benchmarks.arrivals import Arrival, poisson
 from benchmarks.measure import percentile
 from benchmarks.peers.clients import Client
 from benchmarks.peers.fleet import REQUEST
@@ -50,19 +50,10 @@ SCENARIOS = {
     )
 }
 
-#: One request: when it comes, to which client, and the seconds of work in it.
-Arrival = tuple[float, int, float]
-
 
 def arrivals(setup: Setup, rate: float, seed: int) -> Iterator[Arrival]:
     """Generate the requests of one run; with one seed they are the same for every peer."""
-    random = Random(seed)
-    at = 0.0
-    while True:
-        at += random.expovariate(rate)
-        if at >= setup.warm_up + setup.seconds:
-            return
-        yield at, random.randrange(setup.clients), random.expovariate(1 / setup.mean)
+    return poisson(rate, setup.warm_up + setup.seconds, setup.clients, setup.mean, seed)
 
 
 class _Run:
