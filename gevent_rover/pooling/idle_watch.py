@@ -12,8 +12,8 @@ from gevent import socket as gevent_socket
 
 from gevent_rover.pooling.connection import PooledConnection
 
-#: Seconds for which a connection is idle before the hub watches it. Starting and
-#: stopping a watcher costs a lease a tenth; under load nobody needs one.
+#: Seconds for which a connection is idle before the hub watches it. Under load it's
+#: leased again before that, and looked at then: a watcher would be started in vain.
 WATCH_AFTER: Final = 0.01
 
 
