@@ -148,6 +148,17 @@ def test_a_connection_that_rests_is_leased_rather_than_none() -> None:
     assert leased == {"a0", "b0", "c0", "d0"}
 
 
+def test_a_connection_that_rests_is_leased_rather_than_one_of_a_server_set_aside() -> None:
+    client = Client("a0", "b0", "c0", "d0")
+    client.requests({"a": 0.001, "b": 0.1, "c": 0.1, "d": 0.1}, 200)  # a is fast: it rests.
+    while any(client.health.of(id).failures < 3 for id in "bcd"):
+        entry = client.lease()
+        answers = entry.server_id == "a"
+        client.now += 0.001 if answers else 0
+        client.ranking.give_back(entry, client.now, "answered" if answers else "failed")
+    assert [client.request(0.001) for _ in range(9)] == ["a"] * 9
+
+
 @pytest.mark.parametrize("rests", [True, False])
 def test_one_that_ended_is_forgotten_also_while_it_rests(rests: bool) -> None:
     client = Client("a0", "b0", "c0", "d0")

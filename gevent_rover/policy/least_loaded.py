@@ -128,6 +128,9 @@ class LeastLoaded:
             rank = heappop(order)
             group = rank[3]
             if group.rank is rank:
+                if self._resting and rank[0] >= _LAST:
+                    heappush(order, rank)
+                    return self._take_resting()
                 group.rank = None
                 group.stale = True
                 self._stale.append(group)
