@@ -5,6 +5,7 @@ from gevent_rover.errors import (
     NoServersError,
     PoolClosed,
     PoolError,
+    PoolFull,
     PoolTimeout,
     ProtocolError,
     ResourceError,
@@ -17,25 +18,31 @@ from gevent_rover.policy.entry import Entry
 from gevent_rover.policy.least_loaded import LeastLoaded
 from gevent_rover.policy.server_health import ServerHealth
 from gevent_rover.policy.slots import Slots
+from gevent_rover.pooling.lease import Lease
 from gevent_rover.pooling.pool import SlotPool
+from gevent_rover.pooling.stats import CloseReason, PoolStats, ServerStats
 from gevent_rover.registry import check_server, parse_listener, parse_server
 from gevent_rover.roving.rover import Rover
 from gevent_rover.roving.supply import Demand, Supply
 from gevent_rover.serving.server import SlotServer
-from gevent_rover.signals import attempt, connection, error, unreachable
+from gevent_rover.signals import attempt, closed, connection, error, unreachable
 
 __all__ = [
     "Attempt",
     "Choice",
+    "CloseReason",
     "Demand",
     "Entry",
     "InvalidServerError",
+    "Lease",
     "LeaseOutcome",
     "LeastLoaded",
     "LowestSlot",
     "NoServersError",
     "PoolClosed",
     "PoolError",
+    "PoolFull",
+    "PoolStats",
     "PoolTimeout",
     "ProtocolError",
     "ResourceError",
@@ -43,6 +50,7 @@ __all__ = [
     "RoverError",
     "Server",
     "ServerHealth",
+    "ServerStats",
     "Slot",
     "SlotPool",
     "SlotServer",
@@ -51,6 +59,7 @@ __all__ = [
     "TLSError",
     "attempt",
     "check_server",
+    "closed",
     "connection",
     "error",
     "parse_listener",

@@ -59,5 +59,9 @@ class PoolTimeout(PoolError):
     """No connection became idle in time; the message says what pool and rover are up to."""
 
 
+class PoolFull(PoolError):
+    """As many greenlets wait for a connection as may: the pool's ``max_waiting``."""
+
+
 class PoolClosed(PoolError):
     """The pool is closed, or was closed while a greenlet waited for a connection."""

@@ -33,8 +33,17 @@ attempt: Final = _namespace.signal(
     """An attempt is over, whatever its outcome. Keyword: ``attempt`` (an :class:`Attempt`).""",
 )
 
-#: The signals by name, for :meth:`Rover.on`.
+#: The rover's signals by name, for :meth:`Rover.on`.
 SIGNALS: Final[dict[str, NamedSignal]] = dict(_namespace)
+
+closed: Final = _namespace.signal(
+    "closed",
+    """A pool has closed one of its connections. The sender is the pool.
+
+    Keywords: ``slot``, ``client`` (or the socket, if there was none) and ``reason``
+    (a :class:`CloseReason`). It is sent in a greenlet of the pool's own, after the
+    ``teardown``, when the socket is closed.""",
+)
 
 
 def deliver(signal: NamedSignal, sender: object, **keywords: Any) -> Iterator[bool]:

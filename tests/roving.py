@@ -1,8 +1,9 @@
 """A process with a rover, and perhaps a pool, that does what it's told: for tests of the kernel.
 
 It has one argument, as JSON: the rover's parameters; with ``max_slots`` it has a
-pool, with ``descriptors`` no more than so many. Each line of its input is a
-command; it prints a line of JSON for each attempt, for each lease, and where it's asked.
+pool, with that ``keepalive``, with ``descriptors`` no more than so many. Each line of its
+input is a command; it prints a line of JSON for each attempt, for each lease, for each
+connection that its pool closed, and where it's asked.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import gevent
 from gevent import socket
 from gevent.fileobject import FileObject
 
-from gevent_rover import Attempt, Rover, Slot, SlotPool
+from gevent_rover import Attempt, Rover, Slot, SlotPool, closed
 
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset, leave no TIME_WAIT
 
@@ -27,14 +28,21 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset, leave no TIME_
 class Roving:
     """The commands."""
 
-    def __init__(self, max_slots: int = 0, descriptors: int = 0, **parameters: Any) -> None:
+    def __init__(
+        self,
+        max_slots: int = 0,
+        descriptors: int = 0,
+        keepalive: float | None = None,
+        **parameters: Any,
+    ) -> None:
         if descriptors:
             resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
         self.taken: list[int] = []
         self.rover = Rover(**parameters)
         self.sockets: list[socket.socket] = []
         if max_slots:
-            self.pool = SlotPool(self.rover, max_slots=max_slots)
+            self.pool = SlotPool(self.rover, max_slots=max_slots, keepalive=keepalive)
+            closed.connect(self.tell_end, sender=self.pool)
         else:
             self.rover.on("connection", self.keep)
         self.rover.on("error", lambda rover, error: None)
@@ -54,6 +62,9 @@ class Roving:
             errno=getattr(cause, "errno", None),
             elapsed=attempt.elapsed,
         )
+
+    def tell_end(self, pool: SlotPool, reason: str, **about: Any) -> None:
+        say(closed=reason)
 
     def connect(self) -> None:
         """Make an attempt, beside those that are under way."""

@@ -200,6 +200,22 @@ def test_pooled_connections_outlive_an_interface_that_goes_down_and_up_again(
         rover.hear_until(outcome="connection")
 
 
+def test_a_peer_that_vanishes_is_noticed_while_idle_by_keepalive_and_its_probes(
+    network: Network,
+) -> None:
+    network.serve()
+    rover = network.rove({"server": entry()}, roving_interval=60, max_slots=2, keepalive=1)
+    rover.tell("start")
+    rover.hear_until(outcome="connection", slot=1)
+    rover.tell("stop")
+    rover.tell("what_time")
+    began = rover.hear()["monotonic"]
+    network.server.firewall("drop")
+    # A second of silence, then three probes, a second apart.
+    ends = [rover.hear_until(closed="ended")[-1]["monotonic"] - began for _ in range(2)]
+    assert all(2.5 < end < 6 for end in ends)
+
+
 # Ports
 
 

@@ -85,6 +85,12 @@ def test_every_link_leads_to_a_file_and_a_heading(page: str) -> None:
             assert anchor in anchors_of(path.read_text(encoding="utf-8")), target
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_the_tests_that_a_page_names_are_there(page: str) -> None:
+    for file, name in re.findall(r"`(tests/\w+\.py)::(\w+)`", PAGES[page]):
+        assert f"\ndef {name}(" in (ROOT / file).read_text(encoding="utf-8"), name
+
+
 def test_architecture_names_what_there_is() -> None:
     text = PAGES["docs/architecture.md"]
     package = ROOT / "gevent_rover"

@@ -820,6 +820,41 @@ def test_a_pool_leases_tls_sockets_again_and_again(
     assert pool.slots() == [(0, False), (1, False), (2, False)]
 
 
+def test_a_pools_hooks_talk_over_tls(
+    authority: trustme.CA, pool_of: Callable[..., SlotPool], slot_server: SlotServers, local: Any
+) -> None:
+    heard: list[bytes] = []
+
+    def greet(slot: int, sock: ssl.SSLSocket, address: Any) -> None:
+        sock.sendall(b"welcome")
+        while chunk := sock.recv(1024):
+            heard.append(chunk)
+            sock.sendall(chunk)
+
+    def ask(sock: ssl.SSLSocket, what: bytes) -> bool:
+        sock.sendall(what)
+        return sock.recv(1024) == what
+
+    server = slot_server(greet, ssl_context=local)
+    pool: SlotPool[Any] = pool_of(
+        entry(server),
+        client_context(authority),
+        max_slots=2,
+        setup=lambda sock, slot: (sock, sock.recv(1024)),
+        check=lambda client: ask(client[0], b"check"),
+        reset=lambda client: ask(client[0], b"reset"),
+        teardown=lambda client: client[0].sendall(b"goodbye"),
+    )
+    pool.wait_ready()
+    with pool.lease() as (sock, greeting):
+        assert greeting == b"welcome"
+        assert ask(sock, b"request")
+    wait_until(lambda: pool.idle == 2)
+    pool.close(timeout=None)
+    wait_until(lambda: len(server.slots) == 0)
+    assert heard == [b"check", b"request", b"reset", b"goodbye", b"goodbye"]
+
+
 class Withholding:
     """A TLS server that says what it has to say only when it's told."""
 

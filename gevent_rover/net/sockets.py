@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import math
 from collections.abc import Callable
 from operator import attrgetter
 from typing import Any, Final
@@ -35,6 +36,10 @@ def reader_of(sock: gevent_socket.socket) -> Any:
     return sock._read_event  # type: ignore[attr-defined]
 
 
+#: What :func:`what_arrived` says of data.
+UNASKED: Final = "bytes arrived that nobody asked for"
+
+
 def what_arrived(sock: gevent_socket.socket) -> str:
     """Return what makes a connection readable on which nothing should arrive, in words.
 
@@ -44,7 +49,38 @@ def what_arrived(sock: gevent_socket.socket) -> str:
         data = raw_of(sock).recv(1, _socket.MSG_PEEK)
     except OSError as exc:
         return f"it ended ({exc.strerror})"
-    return "bytes arrived that nobody asked for" if data else "it ended"
+    return UNASKED if data else "it ended"
+
+
+#: So many probes in a row without an answer, and the kernel takes a peer for gone.
+PROBES: Final = 3
+
+# Seconds of silence after which it sends the first; macOS has another name for it.
+_KEEPIDLE: Final = getattr(_socket, "TCP_KEEPIDLE", getattr(_socket, "TCP_KEEPALIVE", None))
+
+
+def keep_alive(sock: Any, seconds: float) -> None:
+    """Have the kernel notice when the peer of a TCP connection vanishes without a word.
+
+    After so many seconds in which nothing arrived it sends a probe, then :data:`PROBES`
+    less one more, a sixth of that time apart, a second at least and ten at most. If none
+    is answered, the connection ends. Whole seconds, rounded up: the kernel knows no others.
+    """
+    raw = raw_of(sock)
+    if raw.family not in INTERNET:
+        return
+    options = (
+        (_KEEPIDLE, math.ceil(seconds)),
+        (getattr(_socket, "TCP_KEEPINTVL", None), math.ceil(min(max(seconds / 6, 1), 10))),
+        (getattr(_socket, "TCP_KEEPCNT", None), PROBES),
+    )
+    try:
+        raw.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
+        for option, value in options:
+            if option is not None:
+                raw.setsockopt(_socket.IPPROTO_TCP, option, value)
+    except OSError:
+        pass  # It was reset meanwhile: some systems say so here.
 
 
 def peer_gone(sock: Any) -> bool:

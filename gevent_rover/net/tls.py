@@ -9,6 +9,8 @@ from gevent import socket as gevent_socket
 from gevent import ssl
 from gevent.monkey import get_original
 
+from gevent_rover.net.sockets import UNASKED
+
 SSLError = ssl.SSLError
 
 # What wrap() does instead, in patched and unpatched processes alike.
@@ -108,7 +110,7 @@ def what_arrived_in(sock: Any) -> str | None:
         return f"it ended ({exc.strerror or exc})"
     finally:
         sock.settimeout(timeout)
-    return "bytes arrived that nobody asked for" if data else "it ended"
+    return UNASKED if data else "it ended"
 
 
 def is_unreachable(error: ssl.SSLError) -> bool:

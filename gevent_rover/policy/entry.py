@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from gevent_rover.models import Slot
 from gevent_rover.policy.server_health import ServerHealth
+
+#: ``preparing`` until it's idle for the first time; ``candidate`` while it's prepared and
+#: has no place in the pool. ``resetting`` is the end of a lease: its user has given it
+#: back. ``retired`` and ``ending`` are ``leased`` and ``resetting`` without a place: it is
+#: closed then.
+EntryState: TypeAlias = Literal[
+    "preparing", "candidate", "idle", "leased", "resetting", "retired", "ending", "closed"
+]
 
 
 class Entry:
@@ -15,11 +23,21 @@ class Entry:
     :param server: what this client knows of its server. Default: nothing yet.
     """
 
-    __slots__ = ("leased_at", "note", "order", "server", "server_id", "slot", "state")
+    __slots__ = (
+        "failures",
+        "lease_seconds",
+        "leased_at",
+        "leases",
+        "note",
+        "order",
+        "server",
+        "server_id",
+        "slot",
+        "state",
+    )
 
-    #: ``new`` until it's idle for the first time; ``retired`` while it's leased, and
-    #: to be closed when it comes back. Only a :class:`Ranking` changes it.
-    state: Literal["new", "idle", "leased", "retired", "closed"]
+    #: Only a :class:`Ranking` changes it.
+    state: EntryState
 
     def __init__(self, slot: int, server: ServerHealth | None = None) -> None:
         self.slot = slot
@@ -31,6 +49,12 @@ class Entry:
         self.order: tuple[int, int] = slot, 0
         #: When its latest lease began, in monotonic seconds.
         self.leased_at = 0.0
+        #: How often it was leased, which tells one lease from the next, too; the pool counts.
+        self.leases = 0
+        #: Seconds that its leases took which have ended,
+        self.lease_seconds = 0.0
+        #: and how many of them failed by the server's fault.
+        self.failures = 0
         #: For the :class:`Choice`: whatever it likes to keep with a connection.
         self.note: Any = None
-        self.state = "new"
+        self.state = "preparing"

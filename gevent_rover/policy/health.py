@@ -140,6 +140,10 @@ class Health(Known):
 
     # Questions
 
+    def ids(self) -> set[str | None]:
+        """Return the ids of which anything is known; None among them where nobody said whose."""
+        return set(self._by_id)
+
     @property
     def suspects(self) -> set[str]:
         """The ids of the servers that are suspected."""

@@ -50,19 +50,23 @@ class Ranking(Generic[_Entry]):
 
         Equal slots are no reason to change: the incumbent stays.
         """
-        return len(self._by_slot) < self.max_slots or slot < self._by_slot[-1][0]
+        if len(self._by_slot) < self.max_slots:
+            return True
+        return bool(self._by_slot) and slot < self._by_slot[-1][0]
 
     def add(self, entry: _Entry) -> None:
-        """Take in a new connection."""
+        """Take in a new connection: it's preparing, until :meth:`make_idle`."""
+        if entry.state != "candidate":
+            entry.server.connections += 1
+        entry.state = "preparing"
         self._clock += 1
         entry.order = entry.slot, self._clock
-        entry.server.connections += 1
         insort(self._by_slot, (*entry.order, entry))
 
     def excess(self) -> _Entry | None:
         """Return the connection to give up; None while there aren't too many.
 
-        The one with the highest slot; among equals an idle one.
+        The one with the highest slot; among equals one that nobody uses.
         """
         if len(self._by_slot) <= self.max_slots:
             return None
@@ -70,7 +74,7 @@ class Ranking(Generic[_Entry]):
         for slot, _, entry in reversed(self._by_slot):
             if slot != highest:
                 break
-            if entry.state == "idle":
+            if entry.state in ("idle", "preparing"):
                 return entry
         return self._by_slot[-1][2]
 
@@ -93,6 +97,20 @@ class Ranking(Generic[_Entry]):
         entry.state = "idle"
         self._choice.add(entry)
 
+    def add_candidate(self, entry: _Entry) -> None:
+        """Take note of a connection that is prepared before it has a place."""
+        entry.server.connections += 1
+        entry.state = "candidate"
+
+    def lay_aside(self, entry: _Entry) -> None:
+        """Take the place of a connection away that is preparing: it's a candidate then."""
+        self._forget(entry)
+        entry.state = "candidate"
+
+    def reset(self, entry: _Entry) -> None:
+        """Take note that a leased connection's user has given it back, and it's being reset."""
+        entry.state = "resetting"
+
     def give_back(self, entry: _Entry, now: float, outcome: LeaseOutcome) -> None:
         """End a lease, and make its connection idle again."""
         self._end_lease(entry, now, outcome)
@@ -102,14 +120,17 @@ class Ranking(Generic[_Entry]):
     def give_up(self, entry: _Entry) -> bool:
         """Count a connection no more.
 
-        :returns: whether to close it now; else it's leased, and to be closed, and
-            given to :meth:`remove`, when it comes back.
+        :returns: whether to close it now; else it's in use, and to be closed, and given
+            to :meth:`remove`, when it comes back.
         """
-        if entry.state != "leased":
+        if entry.state == "leased":
+            entry.state = "retired"
+        elif entry.state == "resetting":
+            entry.state = "ending"
+        else:
             self.remove(entry)
             return True
         self._forget(entry)
-        entry.state = "retired"
         return False
 
     def remove(self, entry: _Entry, now: float = 0.0, outcome: LeaseOutcome = "unknown") -> None:
@@ -118,11 +139,12 @@ class Ranking(Generic[_Entry]):
         :param now: a monotonic time, in seconds; needed if it's leased.
         :param outcome: how the lease went that ends with it.
         """
-        if entry.state == "idle":
+        state = entry.state
+        if state == "idle":
             self._choice.remove(entry)
-        elif entry.state != "new":
+        elif state not in ("preparing", "candidate"):
             self._end_lease(entry, now, outcome)
-        if entry.state != "retired":
+        if state not in ("candidate", "retired", "ending"):
             self._forget(entry)
         entry.state = "closed"
         entry.server.connections -= 1
@@ -136,9 +158,12 @@ class Ranking(Generic[_Entry]):
         """Tell the server's record how a lease went, and then the choice."""
         server = entry.server
         server.leased -= 1
+        duration = now - entry.leased_at
+        entry.lease_seconds += duration
         if outcome == "answered":
-            server.answered(now - entry.leased_at, now)
+            server.answered(duration, now)
         elif outcome == "failed":
+            entry.failures += 1
             server.failed(now)
         self._finished(entry, now, outcome)
 

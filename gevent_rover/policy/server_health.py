@@ -140,7 +140,7 @@ class ServerHealth:
 
         # Of leases:
 
-        #: How many of its connections a pool keeps, or still has leased.
+        #: How many of its connections a pool has, whatever their state.
         self.connections = 0
         #: How many of them are leased.
         self.leased = 0

@@ -6,19 +6,29 @@ from math import inf
 from random import uniform
 from select import POLLIN as _POLLIN
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
-from gevent import get_hub
+from gevent import Greenlet, get_hub
 from gevent import socket as gevent_socket
 from gevent.monkey import get_original
 
 from gevent_rover.models import Slot
-from gevent_rover.net.sockets import READ, close_now, close_whole, is_closed, what_arrived
+from gevent_rover.net.sockets import (
+    READ,
+    UNASKED,
+    close_now,
+    close_whole,
+    is_closed,
+    what_arrived,
+)
 from gevent_rover.policy.entry import Entry
 from gevent_rover.policy.server_health import ServerHealth
+from gevent_rover.pooling.stats import CloseReason
 
 # The real one, in patched processes, too: it's asked with a timeout of 0 only.
 _poll: Final = get_original("select", "poll")
+
+_CLOSED_BY_USER: Final = "its user closed it"
 
 #: The part of ``max_lifetime`` that each connection lives for at least.
 _LEAST_LIFETIME: Final = 0.9
@@ -33,14 +43,17 @@ class PooledConnection(Entry):
 
     __slots__ = (
         "arrived",
+        "client",
         "entry",
         "expires",
+        "hangs",
         "idle_since",
-        "leases",
         "listed",
         "plain",
         "poll",
+        "reason",
         "socket",
+        "task",
         "watched",
         "watcher",
     )
@@ -54,10 +67,16 @@ class PooledConnection(Entry):
     ) -> None:
         super().__init__(slot, server)
         self.socket = socket
+        #: What its users get; None until it's set up.
+        self.client: Any = socket
+        #: The greenlet that sets it up, and whether it takes unusually long.
+        self.task: Greenlet[..., Any] | None = None
+        self.hangs = False
+        #: Why it is to be closed, once it was given up.
+        self.reason: CloseReason = "closed"
         #: The registry's own entry of its server; None: nobody knows.
         self.entry = slot.server if isinstance(slot, Slot) else None
         self.plain = type(socket) is gevent_socket.socket
-        self.leases = 0  # how often it was leased: tells one lease from the next
         self.arrived = monotonic()
         # By chance, so that connections that were made together aren't renewed together.
         self.expires = self.arrived + (max_lifetime or inf) * uniform(_LEAST_LIFETIME, 1)
@@ -81,13 +100,18 @@ class PooledConnection(Entry):
         ``recv`` with MSG_PEEK, which raises in the case that matters.
         """
         if is_closed(self.socket):
-            return "its user closed it"
+            return _CLOSED_BY_USER
         if self.plain:
             return what_arrived(self.socket) if self.poll(0) else None
         # TLS: not all that can be read is data. Imported late, as in dial.
         from gevent_rover.net.tls import what_arrived_in
 
         return what_arrived_in(self.socket)
+
+    def stop_watching(self) -> None:
+        """Have the hub tell nothing more of it."""
+        self.watched = False
+        self.watcher.stop()
 
     def close(self) -> None:
         """Close the connection, even if a ``makefile()`` of its user is still open."""
@@ -99,3 +123,10 @@ class PooledConnection(Entry):
         self.state = "closed"
         self.watcher.close()
         close_now(self.socket)
+
+
+def reason_of(disturbance: str) -> CloseReason:
+    """Return what kind of disturbance it is."""
+    if disturbance == UNASKED:
+        return "unread"
+    return "discarded" if disturbance == _CLOSED_BY_USER else "ended"

@@ -41,11 +41,6 @@ class IdleWatch:
         if len(self._listed) == 1:
             self._start()
 
-    def end(self, connection: PooledConnection) -> None:
-        """Watch a connection no more."""
-        connection.watched = False
-        connection.watcher.stop()
-
     def close(self) -> None:
         """Forget all of them, as a forked child does."""
         self._listed.clear()

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, overload
 
 from gevent import Timeout
 from gevent import socket as gevent_socket
 
-from gevent_rover.checks import check_count, check_seconds, check_timeout
+from gevent_rover.checks import check_count, check_timeout
 from gevent_rover.errors import PoolError
 from gevent_rover.models import Slot
-from gevent_rover.net.forks import check_fork, same_process
+from gevent_rover.net.forks import check_fork
 from gevent_rover.net.interrupts import calls_out, put_off
 from gevent_rover.policy.choice import Choice
 from gevent_rover.policy.least_loaded import LeastLoaded
-from gevent_rover.pooling.lease import Lease
+from gevent_rover.pooling.client import Client
+from gevent_rover.pooling.hooked import HookedStock
+from gevent_rover.pooling.leasing import Leasing
+from gevent_rover.pooling.options import Options, check_failures
+from gevent_rover.pooling.state import check_sizes
 from gevent_rover.pooling.stock import Stock
 from gevent_rover.roving.rover import Rover
 from gevent_rover.signals import connection
 
-# Seconds to wait for a connection unless it's said. It needs no check: hence the name.
-_WAIT: Final = 5.0
 
-
-class SlotPool:
+class SlotPool(Leasing[Client]):
     """Keeps up to ``max_slots`` connections, those with the lowest slots, and leases them.
 
     Below ``max_slots`` every connection that is offered is kept. A full pool
@@ -43,209 +45,178 @@ class SlotPool:
     :param failures: the exceptions that say that a lease failed by its server's fault
         if its ``with`` block raises them. Any other, a kill among them, says nothing
         about the server. In any case the connection is closed.
+    :param setup: called once with each connection's socket and :class:`Slot` before
+        it's leased. What it returns is the connection's *client*, which :meth:`lease` and
+        :meth:`acquire` give instead of the socket; None: the socket itself. If it raises
+        or takes too long, the connection is closed, and that counts against its server.
+    :param check: called with the client before a lease, in the greenlet that leases. If
+        it returns what is false (but for None) or raises, the connection is closed and
+        the next one is tried, ``max_slots`` times at most.
+    :param check_after: seconds for which a connection must have been idle to be checked.
+    :param reset: called with the client after a lease. Until it returns the connection
+        counts as leased; if it raises or takes too long, the connection is closed.
+    :param teardown: called with the client of each connection, just before it's closed.
+        What it raises is a line in the log, at DEBUG.
     :param max_lifetime: seconds after which a connection is closed, or retired if it
         is leased, and replaced; each one's own, by chance, is nine tenths of it at
-        least. It is looked at on the rover's ticks, which renew a tenth of the pool
-        at most, or one. So it has no effect without a rover. None: no limit.
+        least. None: no limit.
+    :param max_idle: seconds for which more connections than needed are kept. If some
+        number of them was idle all that time, so many are closed, those with the highest
+        slots, but never below ``min_slots``; the pool grows again, up to ``max_slots``,
+        when somebody has to wait. None: the pool always keeps ``max_slots``.
+    :param min_slots: how many to keep in any case; without ``max_idle`` it means nothing.
+    :param keepalive: seconds of silence on a TCP connection after which the kernel probes
+        whether its peer is still there; after three probes without an answer (a sixth
+        of that time apart, one second at least and ten at most) the connection ends.
+        Rounded up to whole seconds. None: it never does.
+    :param max_waiting: how many greenlets may wait for a connection. None: any number.
     :raises PoolError: the rover has a pool already, or a ``wanted`` of its own.
-    :raises ValueError: ``max_slots`` isn't an int of at least 1, or ``max_lifetime`` is
-        neither a positive number nor None.
-    :raises TypeError: ``failures`` are no exceptions.
+    :raises ValueError: a number that isn't valid; the message names it.
+    :raises TypeError: ``failures`` are no exceptions, or a hook can't be called.
+
+    ``max_lifetime`` and ``max_idle`` are looked at on the rover's ticks, which close a
+    tenth of the pool at most for them, or one; so they have no effect without a rover.
+
+    ``setup``, ``reset`` and ``teardown`` run in greenlets of the pool's own, and may
+    switch. Each hook may take the rover's ``timeout``, 5 s without a rover; a ``check``
+    no longer than its lease may wait, either.
 
     A pool belongs to one thread (hub). The counts are exact whenever another
     greenlet can look: no method switches between choosing and marking.
 
     A pool doesn't cross a fork: in the child it is empty, and holds no socket
-    and no waiter. In the parent nothing changes.
+    and no waiter, and calls no ``teardown``. In the parent nothing changes.
     """
+
+    @overload
+    def __init__(
+        self: SlotPool[gevent_socket.socket],
+        rover: Rover | None = None,
+        *,
+        max_slots: int = 100,
+        min_slots: int = 0,
+        choice: Choice | None = None,
+        failures: Sequence[type[BaseException]] = (OSError, EOFError, Timeout),
+        setup: Callable[[gevent_socket.socket, Slot], None] | None = None,
+        check: Callable[[gevent_socket.socket], object] | None = None,
+        check_after: float = 0.0,
+        reset: Callable[[gevent_socket.socket], object] | None = None,
+        teardown: Callable[[gevent_socket.socket], object] | None = None,
+        max_lifetime: float | None = 3600.0,
+        max_idle: float | None = None,
+        keepalive: float | None = 60.0,
+        max_waiting: int | None = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        rover: Rover | None = None,
+        *,
+        setup: Callable[[gevent_socket.socket, Slot], Client],
+        max_slots: int = 100,
+        min_slots: int = 0,
+        choice: Choice | None = None,
+        failures: Sequence[type[BaseException]] = (OSError, EOFError, Timeout),
+        check: Callable[[Client], object] | None = None,
+        check_after: float = 0.0,
+        reset: Callable[[Client], object] | None = None,
+        teardown: Callable[[Client], object] | None = None,
+        max_lifetime: float | None = 3600.0,
+        max_idle: float | None = None,
+        keepalive: float | None = 60.0,
+        max_waiting: int | None = None,
+    ) -> None: ...
 
     def __init__(
         self,
         rover: Rover | None = None,
         *,
         max_slots: int = 100,
+        min_slots: int = 0,
         choice: Choice | None = None,
         failures: Sequence[type[BaseException]] = (OSError, EOFError, Timeout),
+        setup: Callable[[Any, Any], Any] | None = None,
+        check: Callable[[Any], object] | None = None,
+        check_after: float = 0.0,
+        reset: Callable[[Any], object] | None = None,
+        teardown: Callable[[Any], object] | None = None,
         max_lifetime: float | None = 3600.0,
+        max_idle: float | None = None,
+        keepalive: float | None = 60.0,
+        max_waiting: int | None = None,
     ) -> None:
-        check_count("max_slots", max_slots)
-        if max_lifetime is not None:
-            check_seconds("max_lifetime", max_lifetime)
-        failures = _check_failures(failures)
+        check_sizes(max_slots, min_slots)
+        options = Options(
+            choice=LeastLoaded() if choice is None else choice,
+            failures=check_failures(failures),
+            max_lifetime=max_lifetime,
+            max_idle=max_idle,
+            keepalive=keepalive,
+            max_waiting=max_waiting,
+            setup=setup,
+            check=check,
+            check_after=check_after,
+            reset=reset,
+            teardown=teardown,
+        )
         self._rover = rover
-        choice = LeastLoaded() if choice is None else choice
-        self._stock = Stock(max_slots, choice, failures, max_lifetime)
+        kind = HookedStock if options.has_hooks else Stock
+        self._stock = kind(max_slots, min_slots, options)
+        self._stock.sender = weakref.ref(self)
         if rover is not None:
             supply = rover.attach(self._stock)
             self._stock.supply, self._stock.health = supply, supply.health
             connection.connect(self._receive, sender=rover)  # weakly
 
-    def __repr__(self) -> str:
-        return repr(self._stock)
-
-    def __enter__(self) -> SlotPool:
+    def __enter__(self) -> SlotPool[Client]:
         return self
 
     @calls_out
     def __exit__(self, *args: object) -> None:
-        self.close()
-
-    # The state
-
-    @property
-    def max_slots(self) -> int:
-        """How many connections to keep, leased ones included.
-
-        May be assigned at any time. The pool grows, or gives up its highest slots at
-        once; leased ones of these are retired.
-
-        :raises ValueError: it isn't an int of at least 1; nothing changes then.
-        """
-        return self._stock.ranking.max_slots
-
-    @max_slots.setter
-    def max_slots(self, max_slots: int) -> None:
-        self._stock.resize(check_count("max_slots", max_slots))
-
-    @property
-    def size(self) -> int:
-        """How many connections the pool keeps: the idle and the leased ones."""
-        return len(self._stock.ranking)
-
-    @property
-    def idle(self) -> int:
-        """How many connections can be leased right now."""
-        return self._stock.ranking.idle
-
-    @property
-    def leased(self) -> int:
-        """How many connections are leased and come back into the pool."""
-        return self.size - self.idle
-
-    @property
-    def retired(self) -> int:
-        """How many connections are leased and will be closed when they come back."""
-        return len(self._stock.by_socket) - self.size
-
-    @property
-    def waiting(self) -> int:
-        """How many greenlets wait for a connection."""
-        return len(self._stock.waiters.queue)
-
-    @property
-    def deficit(self) -> int:
-        """How many connections are missing: ``max_slots - size``."""
-        return self.max_slots - self.size
-
-    @property
-    def closed(self) -> bool:
-        """Whether :meth:`close` was called."""
-        return self._stock.closed
-
-    def slots(self) -> list[tuple[int, bool]]:
-        """Return a snapshot: ``(slot, leased)`` of each connection, sorted by slot."""
-        ranking = self._stock.ranking
-        return [(connection.slot, connection.state == "leased") for connection in ranking]
-
-    # For those who use the connections
-
-    def lease(self, timeout: float | None = _WAIT) -> Lease:
-        """Lease the idle connection that the choice picks, for a ``with`` block.
-
-        ::
-
-            with pool.lease() as socket:
-                socket.sendall(b"PING\\r\\n")
-
-        After a normal exit the connection is idle again; after any exception
-        (a kill and a :class:`gevent.Timeout`, too) it is closed, since nobody
-        knows what is still under way on it. Those that are ``failures`` count against
-        the server, and so does :meth:`Lease.fail`.
-
-        :param timeout: as for :meth:`acquire`, which raises what this raises.
-        """
-        if timeout is not _WAIT:
-            timeout = check_timeout("timeout", timeout)
-        return Lease(self._stock, timeout)
-
-    def acquire(self, timeout: float | None = _WAIT) -> gevent_socket.socket:
-        """Lease an idle connection; give it back with :meth:`release`.
-
-        Which one is the choice's decision. If none is idle, the greenlet waits, first
-        come first served, and is woken by a connection that is released or offered, by
-        :meth:`close`, or by the timeout.
-
-        :param timeout: seconds to wait; None: for ever, 0 or less: not at all.
-        :raises PoolTimeout: none became idle in time; its message says what the
-            pool, its rover and the latest attempt are up to, and why the pool refused
-            the latest connection, if it did.
-        :raises PoolClosed: the pool is closed, or was while the greenlet waited.
-        :raises ValueError: ``timeout`` isn't a number.
-        """
-        if timeout is not _WAIT:
-            timeout = check_timeout("timeout", timeout)
-        return self._stock.lend(timeout).socket
-
-    def release(self, socket: gevent_socket.socket, *, failed: bool = False) -> None:
-        """Give a leased connection back. Doesn't switch.
-
-        Closed instead of kept: one that was retired, that is closed already,
-        that has unread bytes, or whose server left the registry. Its timeout
-        is reset. In a forked child, one that the parent leased is closed already,
-        and nothing happens.
-
-        :param failed: whether the request failed by the server's fault.
-        :raises PoolError: ``socket`` isn't leased from this pool.
-        """
-        stock = self._stock
-        leased = stock.by_socket.get(socket)
-        if leased is None or leased.state == "idle" or not same_process[0]:
-            leased = stock.leased(socket)  # Says what is wrong, if anything is.
-            if leased is None:
-                return
-        stock.take_back(leased, "failed" if failed else "answered")
-
-    def discard(self, socket: gevent_socket.socket, *, failed: bool = False) -> None:
-        """Close a leased connection instead of giving it back. Doesn't switch.
-
-        :param failed: whether the request failed by the server's fault. Else it says
-            nothing about the server.
-        :raises PoolError: ``socket`` isn't leased from this pool; as for :meth:`release`.
-        """
-        leased = self._stock.leased(socket)
-        if leased is not None:
-            self._stock.drop(leased, "failed" if failed else "unknown")
+        self.close(timeout=self._stock.seconds)
 
     # For those who bring connections
 
     def offer(self, slot: int, socket: gevent_socket.socket) -> bool:
         """Hand over a connection, to be kept or closed. Doesn't switch.
 
-        Why one isn't kept is said in the log, at DEBUG.
+        Why one isn't kept is said in the log, at DEBUG. One that has a ``setup`` before
+        it is kept unless the pool is full: then it's kept, or closed, after that.
 
         :param slot: its slot; with a :class:`Slot` the pool knows its server.
         :param socket: a connected gevent socket, the pool's from now on.
-        :returns: whether the pool keeps it.
+        :returns: whether the pool takes it.
         :raises ValueError: ``slot`` isn't an int of at least 0.
         :raises PoolError: the pool has this very socket already.
         """
         check_fork()
         check_count("slot", slot, least=0)
-        if socket in self._stock.by_socket:
+        if self._stock.has(socket):
             raise PoolError(f"offered twice: {socket!r}")
         return self._stock.offer(slot, socket)
 
-    def close(self) -> None:
+    def close(self, timeout: float | None = 0.0) -> None:
         """Close the idle connections now, and the leased ones when they come back.
 
-        Greenlets that wait get :class:`PoolClosed`. Idempotent; doesn't switch.
+        Greenlets that wait get :class:`PoolClosed`. Idempotent. A ``with`` block ends with
+        it, and waits for the hooks.
 
         To call it on a POSIX signal, use ``gevent.signal_handler``. The handler of
         ``signal.signal`` may interrupt a step of the pool; then it returns at once,
         and the hub closes the pool as soon as it runs.
+
+        :param timeout: seconds to wait for ``teardown`` and ``reset``, which end in their
+            own time otherwise; None: as long as they take, 0 or less: not at all, without
+            a switch.
+        :raises ValueError: ``timeout`` isn't a number.
         """
-        if not put_off(self._close_now):
-            self._close_now()
+        timeout = check_timeout("timeout", timeout)
+        if put_off(self._close_now):
+            return
+        self._close_now()
+        if timeout is None or timeout > 0:
+            self._stock.tasks.join(timeout)
 
     def _close_now(self) -> None:
         if self._rover is not None:
@@ -254,16 +225,3 @@ class SlotPool:
 
     def _receive(self, sender: Rover, slot: Slot, socket: gevent_socket.socket) -> None:
         self.offer(slot, socket)
-
-
-def _check_failures(failures: Any) -> tuple[type[BaseException], ...]:
-    """Check what exceptions speak against a server.
-
-    :raises TypeError: one of them isn't an exception.
-    """
-    if isinstance(failures, type):
-        failures = (failures,)
-    for each in failures:
-        if not (isinstance(each, type) and issubclass(each, BaseException)):
-            raise TypeError(f"failures must be exceptions, got {each!r}")
-    return tuple(failures)

@@ -287,8 +287,15 @@ class _Supply:
         return self._rover.roving_interval
 
     @property
+    def timeout(self) -> float:
+        return self._rover.timeout
+
+    @property
     def health(self) -> Health:
         return self._attempts.health
+
+    def hangs(self, id: str) -> None:
+        self._attempts.health.hangs(id)
 
     def more_wanted(self) -> None:
         self._loop.more_wanted()

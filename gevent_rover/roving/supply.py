@@ -39,6 +39,10 @@ class Supply(Protocol):
         """Its ``roving_interval``, in seconds."""
 
     @property
+    def timeout(self) -> float:
+        """Its ``timeout``: the seconds that an attempt may take."""
+
+    @property
     def health(self) -> Health:
         """What is known of each server: one record for rover and demand."""
 
@@ -51,6 +55,12 @@ class Supply(Protocol):
         Its server said a slot and hung up: that mustn't keep the rover racing.
 
         :param id: the server's; None: nobody knows whose it was.
+        """
+
+    def hangs(self, id: str) -> None:
+        """Tell that a connection to this server isn't ready for use after a while.
+
+        Others are tried until the next tick.
         """
 
     def lasted(self, id: str) -> None:
