@@ -74,6 +74,7 @@ def run(*arguments: str) -> str:
     return result.stdout
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("way", ["signal.signal", "gevent.signal_handler"])
 def test_all_that_a_signal_stops_at_random_moments_is_stopped_and_nothing_leaks(way: str) -> None:
     seed = random.randrange(2**32)
