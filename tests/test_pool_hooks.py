@@ -135,6 +135,19 @@ def test_a_setup_that_returns_nothing_leaves_the_socket(closing: Closing, offer:
         assert peer.recv(100) == b"AUTH\r\n"
 
 
+def test_a_timeout_that_setup_sets_holds_for_each_lease(closing: Closing, offer: Offer) -> None:
+    pool = closing(SlotPool(max_slots=1, setup=lambda sock, slot: sock.settimeout(2.5)))
+    offer(pool)
+    for _ in range(2):
+        with pool.lease() as sock:
+            assert sock.gettimeout() == 2.5
+            sock.settimeout(0.1)
+    users = [gevent.spawn(pool.acquire) for _ in range(2)]
+    gevent.sleep(0)
+    pool.release(users[0].get())
+    assert users[1].get(timeout=5).gettimeout() == 2.5
+
+
 def test_while_it_is_set_up_a_connection_is_preparing_kept_and_not_idle(
     closing: Closing, offer: Offer
 ) -> None:

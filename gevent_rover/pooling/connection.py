@@ -54,6 +54,7 @@ class PooledConnection(Entry):
         "reason",
         "socket",
         "task",
+        "timeout",
         "watched",
         "watcher",
     )
@@ -69,6 +70,8 @@ class PooledConnection(Entry):
         self.socket = socket
         #: What its users get; None until it's set up.
         self.client: Any = socket
+        #: The socket's, as its setup left it.
+        self.timeout: float | None = None
         #: The greenlet that sets it up, and whether it takes unusually long.
         self.task: Greenlet[..., Any] | None = None
         self.hangs = False

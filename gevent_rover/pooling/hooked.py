@@ -14,7 +14,6 @@ from gevent_rover.policy.choice import LeaseOutcome
 from gevent_rover.policy.pacing import HANGS_AFTER
 from gevent_rover.pooling.connection import PooledConnection
 from gevent_rover.pooling.hooks import HookTimeout, call_hook
-from gevent_rover.pooling.lending import Lending
 from gevent_rover.pooling.options import Options
 from gevent_rover.pooling.preparing import PreparingStock
 from gevent_rover.pooling.stats import CloseReason
@@ -108,7 +107,7 @@ class HookedStock(PreparingStock):
 
     def take_back(self, connection: PooledConnection, outcome: LeaseOutcome = "answered") -> None:
         if self.options.reset is None or connection.state == "retired":
-            super().take_back(connection, outcome)
+            self.put_back(connection, outcome)
             return
         self.ranking.reset(connection)
         self.tasks.spawn(self._reset, connection, outcome, monotonic())
@@ -129,7 +128,7 @@ class HookedStock(PreparingStock):
                     reason: CloseReason = "reset" if failed else connection.reason
                     self.drop(connection, reason, outcome)
                 else:
-                    Lending.take_back(self, connection, outcome)
+                    self.put_back(connection, outcome)
 
     # The end
 

@@ -70,8 +70,8 @@ class Leasing(PoolState, Generic[Client]):
 
         Closed instead of kept: one that was retired, that is closed already,
         that has unread bytes, or whose server left the registry. Its timeout
-        is reset. In a forked child, one that the parent leased is closed already,
-        and nothing happens.
+        is reset, to what ``setup`` made it if there is one. In a forked child, one that
+        the parent leased is closed already, and nothing happens.
 
         :param failed: whether the request failed by the server's fault.
         :raises PoolError: it isn't leased from this pool.

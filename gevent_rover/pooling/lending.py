@@ -50,7 +50,7 @@ class Lending(Holdings):
         connection = self.take()
         return self.wait(timeout) if connection is None else connection
 
-    def take_back(self, connection: PooledConnection, outcome: LeaseOutcome = "answered") -> None:
+    def put_back(self, connection: PooledConnection, outcome: LeaseOutcome = "answered") -> None:
         """End a lease: keep the connection, or close it if it can't be leased any more."""
         if connection.state == "retired" or not (
             self.is_surely_fit(connection) or self.is_fit(connection)
@@ -67,6 +67,9 @@ class Lending(Holdings):
             self.watch.begin_later(connection)
         if self.waiters.queue:
             self.hand_on()
+
+    #: The same, as users do it: they may have hooks.
+    take_back = put_back
 
     def leased(self, thing: object) -> PooledConnection | None:
         """Return the connection that a user has; None if a fork took it away.
@@ -140,7 +143,7 @@ class Lending(Holdings):
 
     def _take_back_unused(self, connection: PooledConnection) -> None:
         """Take back what was handed to a greenlet that was killed before it could use it."""
-        Lending.take_back(self, connection, "unknown")
+        self.put_back(connection, "unknown")
 
     def hand_on(self) -> None:
         """Lease what has just become idle to who waits longest: nobody waits while one is idle."""

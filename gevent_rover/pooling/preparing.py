@@ -11,6 +11,7 @@ from gevent import socket as gevent_socket
 
 from gevent_rover.errors import PoolError
 from gevent_rover.models import Slot
+from gevent_rover.policy.choice import LeaseOutcome
 from gevent_rover.policy.pacing import HANGS_AFTER
 from gevent_rover.pooling.connection import PooledConnection
 from gevent_rover.pooling.hooks import call_hook
@@ -73,6 +74,13 @@ class PreparingStock(Stock):
             self.ranking.add_candidate(connection)
             self.candidates[connection] = None
         connection.task = self.tasks.spawn(self._set_up, connection)
+
+    def put_back(self, connection: PooledConnection, outcome: LeaseOutcome = "answered") -> None:
+        super().put_back(connection, outcome)
+        if connection.state != "closed" and self.options.setup is not None:
+            connection.socket.settimeout(connection.timeout)
+
+    take_back = put_back
 
     def let_go(self, connection: PooledConnection, reason: CloseReason) -> None:
         self.forget(connection)
@@ -143,6 +151,7 @@ class PreparingStock(Stock):
             self._has_failed(connection, failure)
             return
         connection.client = client
+        connection.timeout = connection.socket.gettimeout()
         if client is not connection.socket:
             self._by_client[id(client)] = connection
         connection.arrived = connection.idle_since = monotonic()
