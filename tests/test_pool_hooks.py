@@ -909,6 +909,33 @@ def test_closed_is_no_signal_of_a_rovers() -> None:
         Rover().on("closed", print)
 
 
+@pytest.mark.usefixtures("no_leaks")
+@pytest.mark.parametrize("hook", ["setup", "reset", "teardown"])
+@pytest.mark.parametrize("how", [GreenletExit, Timeout, SystemExit])
+def test_a_hook_that_somebody_kills_leaves_nothing_behind(
+    hook: str, how: Any, offer: Offer, reported: list[Any]
+) -> None:
+    running: list[Any] = []
+
+    def wait(*args: Any) -> None:
+        running.append(gevent.getcurrent())
+        gevent.sleep(10)
+
+    pool: SlotPool[Any] = SlotPool(max_slots=1, **{hook: wait})
+    peer = offer(pool)
+    if hook != "setup":
+        (pool.release if hook == "reset" else pool.discard)(pool.acquire())
+    wait_until(lambda: running)
+    try:
+        running[0].kill(how)
+    except SystemExit:
+        pass  # gevent raises that in the main greenlet.
+    assert has_ended(peer)
+    assert states(pool) == (0, 0, 0, 0)
+    assert reasons(pool) == {"discarded" if hook == "teardown" else hook: 1}
+    pool.close()
+
+
 # Forks
 
 
