@@ -65,6 +65,8 @@ class Known:
         self.typical = 0.0
         #: Latencies between these two are neither fast nor slow.
         self.fast, self.slow = 0.0, inf
+        #: What a lease counts for that took longer.
+        self.most = inf
         #: What a slow server must fall below to be as the others again.
         self.recovered = 0.0
         #: Leases that went well,
@@ -82,6 +84,7 @@ class Known:
     def take_for_typical(self, typical: float) -> None:
         """Measure latencies by this one: from the first lease of all on."""
         self.typical = typical
+        self.most = typical * MOST or inf
         self.fast = min(typical * FAST, max(0.0, typical - LEAST))
         self.slow = max(typical * SLOW, typical + LEAST)
         self.recovered = max(typical * RECOVERED, typical + LEAST)
@@ -171,8 +174,8 @@ class ServerHealth:
     def answered(self, duration: float, now: float) -> None:
         """Take note that a lease went well, which took ``duration`` seconds."""
         known = self.known
-        if duration > known.typical * MOST:
-            duration = known.typical * MOST or duration
+        if duration > known.most:
+            duration = known.most
         if self.samples < _MANY or self.unusual:
             self._answered_unusually(duration, now)
         else:
