@@ -921,7 +921,8 @@ def test_a_hook_that_somebody_kills_leaves_nothing_behind(
         running.append(gevent.getcurrent())
         gevent.sleep(10)
 
-    pool: SlotPool[Any] = SlotPool(max_slots=1, **{hook: wait})
+    hooks: dict[str, Any] = {hook: wait}
+    pool: SlotPool[Any] = SlotPool(max_slots=1, **hooks)
     peer = offer(pool)
     if hook != "setup":
         (pool.release if hook == "reset" else pool.discard)(pool.acquire())
