@@ -58,6 +58,10 @@ INSTALL = ["gevent>=23.7.0", "blinker>=1.8"]
 # For the figures of benchmarks/README.md.
 BENCH = ["gunicorn[gevent]>=22", "matplotlib>=3.8", "simpy>=4.1"]
 
+# Servers that are found: see gevent_rover.discovery.
+DNS = ["dnspython>=2.6"]
+ZOOKEEPER = ["kazoo>=2.9"]
+
 TEST = [
     "pytest>=8",
     "pytest-timeout>=2.3",
@@ -66,7 +70,8 @@ TEST = [
     "flask>=3",
     "simpy>=4.1",
     "trustme>=1.1",
-    "dnspython>=2.6",
+    *DNS,
+    *ZOOKEEPER,
 ]
 
 # Where there are wheels; elsewhere it takes LLVM to build.
@@ -75,9 +80,22 @@ ATHERIS = (
     " and platform_machine == 'x86_64'"
 )
 
+# For the recipes of examples/clients, and their tests.
+CLIENTS = [
+    "redis>=5",
+    "pymemcache>=4",
+    "PyMySQL>=1.1",
+    "thrift>=0.20",
+    "thriftpy2>=0.5.2",
+    "geventhttpclient>=2.4",
+    "urllib3>=2",
+    "requests>=2.31",
+]
+
 # The tools whose releases change their minds are pinned, here and in .pre-commit-config.yaml.
 DEV = [
     *TEST,
+    *CLIENTS,
     ATHERIS,
     "coverage>=7.10",  # the first with "patch = subprocess"
     "import-linter==2.17",
@@ -121,6 +139,13 @@ setup(
     package_data={"gevent_rover": ["py.typed"]},
     zip_safe=False,
     install_requires=INSTALL,
-    extras_require={"test": TEST, "bench": BENCH, "dev": DEV},
+    extras_require={
+        "dns": DNS,
+        "zookeeper": ZOOKEEPER,
+        "clients": CLIENTS,
+        "test": TEST,
+        "bench": BENCH,
+        "dev": DEV,
+    },
     entry_points={"console_scripts": ["gevent-rover = gevent_rover.command.main:main"]},
 )

@@ -1,0 +1,158 @@
+"""Real servers for tests of clients: each a process of its own, behind fronts that say slots."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from random import randrange
+from typing import Any
+
+import gevent
+import pytest
+from conftest import wait_until
+from gevent import socket
+from gevent.subprocess import PIPE, STDOUT, Popen, run
+from namespaces import lacking
+
+from gevent_rover import SlotServer
+
+CHECKS = Path(__file__).parent / "clients"
+EXAMPLES = Path(__file__).parent.parent / "examples" / "clients"
+
+_KERNEL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+# Programs of the administrator may not be on everybody's path.
+_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+
+
+def client_library(name: str) -> None:
+    """See that a client is installed, or skip the module or test; where all must be, fail.
+
+    :param name: of its package.
+    """
+    if os.environ.get("ROVER_CLIENTS") == "true":
+        import_module(name)
+    else:
+        pytest.importorskip(name, reason=f"{name} isn't installed: it's in the extra clients")
+
+
+def program(name: str) -> str:
+    """Return where a program is; skip the test (in CI: fail it) if it's nowhere."""
+    found = shutil.which(name, path=_PATH)
+    return lacking(name) if found is None else found
+
+
+def free_port() -> int:
+    """Return a port of the loopback that nobody uses right now.
+
+    It's not one of those that the kernel gives: while a server is down, or begins, another
+    one of those may get its port, or a client that connects; one that connects to the very
+    port may even be connected to itself.
+    """
+    lowest, _ = map(int, _KERNEL_PORTS.read_text().split())
+    while True:
+        port = randrange(min(10_000, lowest // 2), lowest)
+        with socket.socket() as sock:
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
+
+
+def accepts(port: int) -> bool:
+    """Tell whether anybody listens there."""
+    with socket.socket() as sock:
+        return bool(sock.connect_ex(("127.0.0.1", port)) == 0)
+
+
+@contextmanager
+def running(*command: str, port: int, timeout: float = 30.0, **options: Any) -> Iterator[Any]:
+    """Run a server until the end of the block; it begins when the port is accepted at.
+
+    :param command: the program's path, and its arguments. It must not detach itself.
+    """
+    process: Any = Popen(command, stdout=PIPE, stderr=STDOUT, **options)
+    output: list[bytes] = []
+    reader = gevent.spawn(lambda: output.extend(iter(lambda: process.stdout.read1(65536), b"")))
+    try:
+        wait_until(lambda: accepts(port) or process.poll() is not None, timeout)
+        assert process.poll() is None, b"".join(output).decode(errors="replace")
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(timeout=10)
+            except gevent.subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        reader.join(5)
+        process.stdout.close()
+
+
+@contextmanager
+def fronts(*ports: int) -> Iterator[list[SlotServer]]:
+    """Put a slot server in front of each backend; it copies bytes both ways behind the slot line.
+
+    It connects to its backend before it reads anything, so a server that speaks first does.
+    """
+    servers = [_front(port) for port in ports]
+    for server in servers:
+        server.start()
+    try:
+        yield servers
+    finally:
+        for server in servers:
+            server.stop(timeout=0)
+
+
+def _front(port: int) -> SlotServer:
+    def handle(slot: int, client: Any, address: Any) -> None:
+        try:
+            with socket.create_connection(("127.0.0.1", port)) as backend:
+                back = gevent.spawn(_copy, backend, client)
+                try:
+                    _copy(client, backend)
+                    back.join()
+                finally:
+                    back.kill()
+        except OSError:
+            pass  # Either side went: so does the other.
+
+    return SlotServer(("127.0.0.1", 0), handle)
+
+
+def _copy(source: Any, target: Any) -> None:
+    try:
+        while data := source.recv(65536):
+            target.sendall(data)
+    except OSError:
+        pass
+    finally:
+        try:
+            target.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+
+def run_check(name: str, *arguments: object, patched: bool, timeout: float = 50.0) -> str:
+    """Run a script of tests/clients to its good end; return what it printed.
+
+    It can import the modules of examples/clients.
+
+    :param patched: whether in a monkey-patched process.
+    """
+    command = [sys.executable, "-W", "error"]
+    command += ["-m", "gevent.monkey"] if patched else []
+    command += [str(CHECKS / name), *map(str, arguments)]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(EXAMPLES), str(CHECKS)])}
+    done = run(command, env=environ, stdout=PIPE, stderr=STDOUT, text=True, timeout=timeout)
+    assert done.returncode == 0, done.stdout
+    return str(done.stdout)
