@@ -584,6 +584,47 @@ def test_a_slot_goes_back_where_it_came_from(
 # Starting and stopping
 
 
+def test_stop_tells_those_who_asked_before_anything_else_and_once(
+    slot_server: Callable[..., SlotServer], call: Call
+) -> None:
+    server = slot_server()
+    call(server)
+    seen: list[tuple[str, bool, int]] = []
+    server.on_stop.append(lambda: seen.append(("first", server.started, len(server.slots))))
+    # One that changes the list leaves out none: the last is taken away for the next time.
+    server.on_stop.append(server.on_stop.pop)
+    server.on_stop.append(lambda: seen.append(("last", server.started, len(server.slots))))
+    server.stop(timeout=0)
+    assert seen == [("first", True, 1), ("last", True, 1)]
+    server.stop(timeout=0)
+    assert len(seen) == 2
+    server.start()
+    server.stop(timeout=0)
+    assert seen[2:] == [("first", True, 0)]
+
+
+def test_a_server_that_was_not_started_tells_nobody_that_it_stops() -> None:
+    server = SlotServer(("127.0.0.1", 0), says_hello)
+    server.on_stop.append(lambda: pytest.fail("told"))
+    server.stop()
+
+
+def test_what_is_told_of_a_stop_spoils_nothing(
+    slot_server: Callable[..., SlotServer], reported: list[Any]
+) -> None:
+    server = slot_server()
+    told: list[int] = []
+
+    def spoil() -> None:
+        raise LookupError
+
+    server.on_stop += [spoil, lambda: told.append(1)]
+    server.stop(timeout=0)
+    assert told == [1]
+    assert not server.started
+    assert [(context, type(error)) for context, error in reported] == [(spoil, LookupError)]
+
+
 def test_stop_lets_the_handlers_finish(slot_server: Callable[..., SlotServer], call: Call) -> None:
     go_on = Event()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _socket
 import logging
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, TypeAlias
@@ -103,6 +104,8 @@ class SlotServer(StreamServer, Forkable):
         self._connections = Connections()
         self._handshakes = Handshakes(self._connections, self._spawn_handle)
         self._given = hasattr(listener, "accept")  # whether the listener was passed in
+        #: Called first when :meth:`stop` stops it, each without arguments; they must not switch.
+        self.on_stop: list[Callable[[], object]] = []
         options.setdefault("spawn", Pool())
         StreamServer.__init__(self, listener, handle, **options)  # type: ignore[arg-type]
         Forkable.__init__(self)
@@ -175,6 +178,7 @@ class SlotServer(StreamServer, Forkable):
         check_fork()
         if put_off(partial(self.stop, timeout)):
             return
+        _tell_of_stop(self)
         self._handshakes.stop()
         self.close()
         caller = getcurrent()
@@ -278,6 +282,16 @@ class SlotServer(StreamServer, Forkable):
             super().close()
             if listener is not None:
                 self.socket = listener
+
+
+@calls_out
+def _tell_of_stop(server: SlotServer) -> None:
+    """Call the server's ``on_stop``, if it is started. What one raises is reported by gevent."""
+    for callback in list(server.on_stop) if server.started else ():
+        try:
+            callback()
+        except Exception:
+            get_hub().handle_error(callback, *sys.exc_info())
 
 
 def _say(socket: gevent_socket.socket, raw: _socket.socket, line: bytes) -> None:
