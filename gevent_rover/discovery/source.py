@@ -1,0 +1,59 @@
+"""The seam between those who know where servers are and the registry: a source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any, Protocol, TypeAlias
+
+from gevent_rover.models import Server
+
+#: Takes all servers that a source knows, by id. It may switch, and keeps nothing of the
+#: mapping. What may not be taken (none at all, say) changes nothing.
+Apply: TypeAlias = Callable[[Mapping[str, Server]], None]
+
+
+class Source(Protocol):
+    """Knows where servers are. A :class:`Feeder` runs it; users may write one."""
+
+    def run(self, apply: Apply) -> None:
+        """Call ``apply`` with all servers, at first and whenever they have changed.
+
+        It runs in a greenlet of the feeder's, which is killed to stop it: so it waits by
+        gevent's means alone, cleans up in ``finally``, and holds nothing that a forked child
+        may not use but sockets, which the feeder has it close there.
+
+        To return means that nothing will change any more. To raise means that the source
+        has failed for now: the feeder says so in the log, and calls it again after a while.
+        Until then all is left as it is.
+
+        :param apply: takes whole answers, never a difference: ids are to be stable, so that
+            a server that stays is left alone.
+        :raises Exception: it can't find out; a :class:`SourceError` if there's nothing
+            better to say.
+        """
+
+
+class SourceError(Exception):
+    """A source can't find out where servers are, for now."""
+
+
+def address_id(host: str, port: int) -> str:
+    """Return the id of a server that is known by its address alone: ``host:port``."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def extra(module: str, name: str, user: str) -> Any:
+    """Import a module that only an extra installs.
+
+    :param name: of the extra.
+    :param user: what needs it, for the error.
+    :raises ImportError: it isn't installed; the message says what to install.
+    """
+    try:
+        return import_module(module)
+    except ImportError as exc:
+        if exc.name is not None and not module.startswith(exc.name):
+            raise  # It's there, and broken.
+        install = f"pip install 'gevent_rover[{name}]'"
+        raise ImportError(f"{user} needs {module.partition('.')[0]}: {install}") from None
