@@ -7,6 +7,8 @@ import math
 import re
 from collections.abc import Callable
 
+from gevent_rover.discovery.source import Source, extra
+from gevent_rover.discovery.urls import is_source_url, source_from_url, zookeeper_path
 from gevent_rover.errors import InvalidServerError
 from gevent_rover.models import Server
 from gevent_rover.registry import parse_listener, parse_server
@@ -20,6 +22,32 @@ def server(text: str) -> tuple[str, Server]:
     try:
         return parse_server(text)
     except InvalidServerError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from None
+
+
+def server_or_source(text: str) -> tuple[str, Server] | Source:
+    """Return what a ``SERVER`` stands for: an id and an entry, or a source of these.
+
+    :raises argparse.ArgumentTypeError: it stands for none, or its extra isn't installed;
+        the message names it.
+    """
+    if not is_source_url(text):
+        return server(text)
+    try:
+        return source_from_url(text)
+    except (ValueError, ImportError) as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from None
+
+
+def zookeeper_url(text: str) -> tuple[str, str]:
+    """Return the hosts and the path of a ``zk://`` URL, where to announce a server.
+
+    :raises argparse.ArgumentTypeError: it isn't one, or the extra isn't installed.
+    """
+    try:
+        extra("kazoo", "zookeeper", "--announce")
+        return zookeeper_path(text)
+    except (ValueError, ImportError) as exc:
         raise argparse.ArgumentTypeError(str(exc)) from None
 
 

@@ -7,12 +7,14 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import Any, Final
 
 from gevent.event import Event
 
 from gevent_rover.command import arguments, tls
 from gevent_rover.command.console import Output, printable, table
+from gevent_rover.discovery.feeder import feed
 from gevent_rover.models import Attempt, Server
 from gevent_rover.roving.rover import Rover
 
@@ -25,7 +27,14 @@ A SERVER is one of
   unix:PATH       a Unix domain socket
   unix:@NAME      a Unix domain socket with an abstract name (Linux)
 each with ID= in front, if it's to have another id than its own text; an ID
-doesn't begin with "unix:".
+doesn't begin with "unix:". Or it's the URL of a source, which is followed:
+  file:///PATH                a server on each line, or JSON: {"ID": {"host", "port"}}
+  dns://NAME:PORT             all addresses of a name, again after their TTL
+  dns+srv://_SVC._tcp.NAME    the SRV records of a service
+  zk://HOST:PORT/PATH         the children of a ZooKeeper node; HOST:PORT may be several,
+                              with commas
+dns:// and dns+srv:// need the extra "dns" (pip install 'gevent_rover[dns]'),
+zk:// the extra "zookeeper".
 
 With --json, every line is an object with the keys
   event           "connection", "unreachable" or "error"
@@ -47,7 +56,7 @@ _OUTCOMES: Final = ("connection", "unreachable", "error")
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what the rover can be told."""
-    parser.add_argument("server", metavar="SERVER", nargs="+", type=arguments.server)
+    parser.add_argument("server", metavar="SERVER", nargs="+", type=arguments.server_or_source)
     parser.add_argument(
         "--interval",
         type=arguments.number(0.001, 86400),
@@ -72,12 +81,15 @@ def run(options: argparse.Namespace, output: Output, done: Event) -> int:
     :raises BadOption: the options for TLS can't be used.
     """
     servers = _registry(options)
-    width = max(len(printable(id)) for id in servers)
+    sources = [each for each in options.server if not isinstance(each, tuple)]
+    width = max((len(printable(id)) for id in servers), default=0)
     tally = _Tally()
 
     def show(rover: Rover, attempt: Attempt) -> None:
         if done.is_set() or tally.total == options.count:
             return
+        nonlocal width
+        width = max(width, len(printable(attempt.id or "")))
         tally.add(attempt)
         last = tally.total == options.count
         output.line(_json_of(attempt) if options.json else _text_of(attempt, width))
@@ -93,16 +105,23 @@ def run(options: argparse.Namespace, output: Output, done: Event) -> int:
     # Nobody receives "connection": the rover closes the sockets.
     rover.on("error", lambda rover, error: None)
     rover.on("attempt", show)
-    with rover:
+    with ExitStack() as stack:
+        for source in sources:
+            stack.enter_context(feed(rover, source))
+        stack.enter_context(rover)
         done.wait()
-    for line in [tally.json(servers)] if options.json else tally.lines(servers):
+    ids = list(dict.fromkeys([*servers, *tally.ids]))
+    for line in [tally.json(ids)] if options.json else tally.lines(ids):
         output.line(line)
     return 0
 
 
 def _registry(options: argparse.Namespace) -> dict[str, Server]:
     servers: dict[str, Server] = {}
-    for id, server in options.server:
+    for each in options.server:
+        if not isinstance(each, tuple):
+            continue
+        id, server = each
         if id in servers:
             options.parser.error(f"argument SERVER: duplicate ID {id!r}")
         servers[id] = tls.with_hostname(id, server, options)
@@ -121,6 +140,11 @@ class _Tally:
     def total(self) -> int:
         """How many attempts there were."""
         return self._outcomes.total()
+
+    @property
+    def ids(self) -> list[str]:
+        """The servers that there were attempts at."""
+        return [id for id, _ in self._outcomes if id is not None]
 
     def add(self, attempt: Attempt) -> None:
         """Count an attempt."""

@@ -11,6 +11,7 @@ from gevent.socket import socket as Socket
 
 from gevent_rover.command import arguments, tls
 from gevent_rover.command.console import Output
+from gevent_rover.command.tls import BadOption
 from gevent_rover.policy.slots import Slots
 from gevent_rover.serving.server import SlotServer
 
@@ -45,6 +46,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit", type=arguments.integer(1), help="slots in use at a time (default: any)"
     )
+    parser.add_argument(
+        "--announce",
+        metavar="URL",
+        type=arguments.zookeeper_url,
+        help="announce the server in ZooKeeper: zk://HOST:PORT[,HOST:PORT…]/PATH makes it a"
+        " child of that node for as long as it serves (extra: zookeeper)",
+    )
     tls.add_server_options(parser)
 
 
@@ -77,8 +85,19 @@ def run(options: argparse.Namespace, output: Output, done: Event) -> int:
         options.parser.report(f"can't listen on {_address(*options.listen)}: {reason}")
         return 1
     output.line(f"listening on {_address(*server.address[:2])}")
+    announcement = None
+    if options.announce is not None:
+        # Imported late: it needs an extra.
+        from gevent_rover.discovery.announcing import announce
+
+        try:
+            announcement = announce(server, *options.announce)
+        except ValueError as exc:
+            raise BadOption(f"argument --announce: {exc}") from exc
     done.wait()
     server.stop(timeout=0)
+    if announcement is not None:
+        announcement.stop()
     output.line(f"closed; connections served: {served}")
     return 0
 
