@@ -15,7 +15,7 @@ import gevent
 import pytest
 from conftest import ROOT, wait_until
 from gevent import socket
-from gevent.subprocess import PIPE, Popen
+from gevent.subprocess import PIPE, Popen, run
 from zookeeper import ZooKeeper
 
 from gevent_rover import PoolTimeout, Rover, SlotPool
@@ -119,6 +119,28 @@ def servers(zookeeper: ZooKeeper) -> Iterator[Servers]:
     servers = Servers(zookeeper.hosts, "/restarts")
     yield servers
     servers.kill()
+
+
+def test_the_command_announces_a_server_and_roves_what_is_announced(zookeeper: ZooKeeper) -> None:
+    url = f"zk://{zookeeper.hosts}/commands/echo"
+    command = [sys.executable, "-W", "error", "-m", "gevent_rover"]
+    serving: Any = Popen(
+        [*command, "serve", "127.0.0.1:0", "--announce", url], stdout=PIPE, text=True, cwd=ROOT
+    )
+    try:
+        id = serving.stdout.readline().split()[-1]
+        options = ["--count", "12", "--interval", "0.2", "--json"]
+        done = run([*command, "rove", url, *options], stdout=PIPE, text=True, cwd=ROOT, timeout=30)
+        found = [json.loads(line) for line in done.stdout.splitlines()]
+        assert done.returncode == 0
+        assert {line["id"] for line in found if line["event"] == "connection"} == {id}
+        serving.send_signal(signal.SIGTERM)
+        with gevent.Timeout(20):
+            assert serving.wait() == 0
+    finally:
+        serving.kill()
+        serving.wait()
+        serving.stdout.close()
 
 
 @pytest.mark.parametrize("preload", [False, True], ids=["plain", "preload"])
