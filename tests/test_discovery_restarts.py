@@ -219,8 +219,8 @@ def test_a_rolling_restart_costs_no_request_and_leaves_the_connections_level(
             total = sum((client.shares() for client in clients), Counter[str]())
             return max(total.values()) - min(total[id] for id in servers.processes)
 
-        # 36 connections, 6 for each server; slots differ by one at most where they are level.
-        wait_until(lambda: spread() <= 1, 10 * INTERVAL + 5)
+        # 36 connections, 6 for each server: after 6 to 12 intervals, alone on a machine.
+        wait_until(lambda: spread() <= 1, 20)
     finally:
         for client in clients:
             client.stop()

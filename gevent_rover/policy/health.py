@@ -32,8 +32,7 @@ class Health(Known):
         self._probes = 0  # and how many attempts suspected ones got in it
 
     def __repr__(self) -> str:
-        unreachable = sorted(id for id in self._by_id if id and self.is_unreachable(id))
-        return f"<Health suspects={sorted(self.suspects)} unreachable={unreachable}>"
+        return f"<Health suspects={sorted(self.suspects)} unreachable={sorted(self.down)}>"
 
     def of(self, id: str | None) -> ServerHealth:
         """Return the record of a server, a new one if there is none.
@@ -143,6 +142,12 @@ class Health(Known):
     def ids(self) -> set[str | None]:
         """Return the ids of which anything is known; None among them where nobody said whose."""
         return set(self._by_id)
+
+    @property
+    def down(self) -> set[str]:
+        """The ids of the servers that the latest attempt found unreachable."""
+        records = list(self._by_id.items())
+        return {id for id, record in records if id and record.unreachable_since is not None}
 
     @property
     def suspects(self) -> set[str]:

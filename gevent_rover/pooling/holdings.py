@@ -14,6 +14,7 @@ from gevent_rover.models import Slot
 from gevent_rover.net.sockets import is_closed
 from gevent_rover.policy.choice import Choice, LeaseOutcome
 from gevent_rover.policy.health import Health
+from gevent_rover.policy.newcomers import Newcomers
 from gevent_rover.policy.ranking import Ranking
 from gevent_rover.policy.unused import Unused
 from gevent_rover.pooling.connection import PooledConnection, reason_of
@@ -64,6 +65,7 @@ class Holdings:
         #: Those that are kept, and not set up yet; and those that aren't kept, either.
         self.preparing: dict[PooledConnection, None] = {}
         self.candidates: dict[PooledConnection, None] = {}
+        self.newcomers = Newcomers()
         self.tally = Tally()
         self.tasks = Tasks()
         self.closed = False
@@ -113,8 +115,18 @@ class Holdings:
             self.give_up(connection, "lifetime")
         if self.unused is not None:
             self._shrink(self.unused.tick(now), at_most - len(old))
+        self._seek_newcomers()
         # A server whose connections are all closed stays for as long as it's known.
         self.tally.forget_all_but(self.health.ids())
+
+    def _seek_newcomers(self) -> None:
+        """Have a full pool find the low slots of servers that joined."""
+        supply, health = self.supply, self.health
+        assert supply is not None
+        self.newcomers.tick(list(supply.servers), health.down)
+        if self.wanted() <= 0 and not self.closed:
+            for id in self.newcomers.to_seek(self.ranking.max_slots, health.suspects):
+                supply.seek(id)
 
     def _shrink(self, unused: int, at_most: int) -> None:
         """Close connections that aren't needed, those with the highest slots."""

@@ -74,6 +74,8 @@ class Stock(Lending, Forkable):
         if self.is_gone(slot):
             return "its server left the registry, or changed in it"
         if not self.ranking.admits(slot):
+            if isinstance(slot, Slot):
+                self.newcomers.has_enough(slot.server_id)
             return f"the pool is full, and none of its {len(self.ranking)} slots is higher"
         return None
 

@@ -9,7 +9,7 @@ from typing import Any
 from gevent import GreenletExit, get_hub, getcurrent
 from gevent import socket as gevent_socket
 
-from gevent_rover.errors import RoverError
+from gevent_rover.errors import InvalidServerError, RoverError
 from gevent_rover.models import Outcome, Server
 from gevent_rover.net.dial import Dial
 from gevent_rover.net.sockets import close_now
@@ -74,22 +74,35 @@ class Attempts:
         :param is_avoided: tells which ids mustn't be picked; None: any may be.
         :returns: the attempt, which has a ``failure`` if it can't be started.
         """
-        rover = self._rover
+        servers = self._rover.servers
         id: str | None = None
         server: Server | None = None
-        failure: Exception | None = None
         try:
             if is_avoided is None:
-                id, server = self._picker.pick(rover.servers)
+                id, server = self._picker.pick(servers)
             else:
-                other = self._picker.pick_other(rover.servers, is_avoided)
+                other = self._picker.pick_other(servers, is_avoided)
                 if other is None:
                     return None
                 id, server = other
             check_server(server, id)
         except Exception as exc:
-            failure = exc.with_traceback(None)  # which would lead back here
-        attempt = PendingAttempt(id, server, rover.timeout, rover.ssl_context)
+            return self._pending(id, server, exc.with_traceback(None))  # It leads back here.
+        return self._pending(id, server)
+
+    def at(self, id: str) -> PendingAttempt | None:
+        """Return an attempt at this server; None: there's none, or not a valid one."""
+        server = self._rover.servers.get(id)
+        try:
+            check_server(server, id)
+        except InvalidServerError:
+            return None
+        return self._pending(id, server)
+
+    def _pending(
+        self, id: str | None, server: Server | None, failure: Exception | None = None
+    ) -> PendingAttempt:
+        attempt = PendingAttempt(id, server, self._rover.timeout, self._rover.ssl_context)
         if failure is not None:
             attempt.fail(failure)
         return attempt

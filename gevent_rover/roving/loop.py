@@ -199,11 +199,21 @@ class Loop:
         attempt = self._attempts.pick(self.quick.avoid if wanted else None)
         if attempt is None:
             return False
+        self._begin(attempt)
+        return True
+
+    def seek(self, id: str) -> None:
+        """Begin an attempt at this server, if it may be."""
+        if self.started and len(self._pending) < self._rover.max_pending:
+            attempt = self._attempts.at(id)
+            if attempt is not None:
+                self._begin(attempt)
+
+    def _begin(self, attempt: PendingAttempt) -> None:
         self._pending[attempt] = None
         self.quick.began(attempt)
         if attempt.failure is not None or not attempt.start(self.finished):
             self.finished(attempt)
-        return True
 
     def finished(self, attempt: PendingAttempt) -> None:
         """Have an attempt published that is over; the hub calls it."""

@@ -300,6 +300,9 @@ class _Supply:
     def more_wanted(self) -> None:
         self._loop.more_wanted()
 
+    def seek(self, id: str) -> None:
+        self._loop.seek(id)
+
     def suspect(self, id: str | None) -> None:
         self._loop.quick.suspect(id)
 

@@ -49,6 +49,9 @@ class Supply(Protocol):
     def more_wanted(self) -> None:
         """Have :meth:`Demand.wanted` looked at now: it has grown."""
 
+    def seek(self, id: str) -> None:
+        """Have an attempt made at this server now, beside the others, if it may be."""
+
     def suspect(self, id: str | None) -> None:
         """Tell that a connection died within an interval, and was never leased.
 
