@@ -48,7 +48,9 @@ class ZooKeeperSource:
 
     Ids are ``host:port``, or ``unix:PATH``. Only nodes that are new or have changed are
     read, within 0.1 s, and all of them after the connection was lost. While nobody answers
-    nothing changes; :meth:`run` raises after ``session_timeout``.
+    nothing changes; :meth:`run` raises after ``session_timeout``. After an outage servers that
+    are still missing stay for that long, too: they may have lost their sessions with it, and
+    have yet to announce themselves in another.
 
     It needs ``gevent_rover[zookeeper]``, kazoo. It speaks neither TLS nor SASL.
 
@@ -69,6 +71,8 @@ class ZooKeeperSource:
         self.session_timeout = check_seconds("session_timeout", session_timeout)
         self._session: ZooKeeperSession | None = None
         self._failed = False
+        # The latest answer, also of an earlier run.
+        self._applied: dict[str, Server] | None = None
         self._wake = Event()
         # Names of the nodes that changed since they were read.
         self._stale: set[str] = set()
@@ -104,8 +108,10 @@ class ZooKeeperSource:
 
     def _follow(self, session: ZooKeeperSession, apply: Apply) -> None:
         members: dict[str, _Member] = {}
-        applied: dict[str, Server] | None = None
+        seen: set[str] = set()  # since the connection was made
+        told = False  # in this run: so that it's known to be well
         losses = -1
+        complete = 0.0  # when those that are missing are believed to be gone
         while True:
             session.wait_connected()
             self._wake.clear()
@@ -113,6 +119,9 @@ class ZooKeeperSource:
             if losses != session.losses:  # All watches are forgotten.
                 members.clear()
                 losses = session.losses
+                if self._applied is not None:
+                    complete = began + self.session_timeout
+                seen.clear()
             try:
                 self._read(session, members)
             except SessionLost:
@@ -121,10 +130,15 @@ class ZooKeeperSource:
                 continue
             # In order, so that of two nodes for one server the later one counts.
             found = dict(filter(None, (members[name] for name in sorted(members))))
-            if found != applied:
-                applied = found
+            left = complete - monotonic()
+            seen.update(found)
+            if left > 0:
+                doubted = (self._applied or {}).items()
+                found.update({id: server for id, server in doubted if id not in seen})
+            if found != self._applied or not told:
+                told, self._applied = True, found
                 apply(found)
-            self._wake.wait()
+            self._wake.wait(left if left > 0 else None)
             sleep(max(0.0, began + _PACE - monotonic()))
 
     def _read(self, session: ZooKeeperSession, members: dict[str, _Member]) -> None:

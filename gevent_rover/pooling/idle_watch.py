@@ -71,13 +71,14 @@ class IdleWatch:
             self._timer.stop()
 
 
-def _weakly(method: Callable[[PooledConnection], None]) -> Callable[[PooledConnection], None]:
-    reference = weakref.WeakMethod(method)
+def _weakly(method: Any) -> Callable[[PooledConnection], None]:
+    # A WeakMethod has a callback, which fails in Python 3.10 as the interpreter ends.
+    function, reference = method.__func__, weakref.ref(method.__self__)
 
     def call(connection: PooledConnection) -> None:
-        method = reference()
-        if method is not None:
-            method(connection)
+        owner = reference()
+        if owner is not None:
+            function(owner, connection)
 
     return call
 

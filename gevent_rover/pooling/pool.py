@@ -167,7 +167,11 @@ class SlotPool(Leasing[Client]):
         if rover is not None:
             supply = rover.attach(self._stock)
             self._stock.supply, self._stock.health = supply, supply.health
-            connection.connect(self._receive, sender=rover)  # weakly
+            # Not blinker's own weak reference: in Python 3.10 its callback may fail as the
+            # interpreter ends.
+            self._receive = _receiver(weakref.ref(self))
+            connection.connect(self._receive, sender=rover, weak=False)
+            weakref.finalize(self, connection.disconnect, self._receive, rover).atexit = False
 
     def __enter__(self) -> SlotPool[Client]:
         return self
@@ -223,5 +227,14 @@ class SlotPool(Leasing[Client]):
             connection.disconnect(self._receive, sender=self._rover)
         self._stock.close()
 
-    def _receive(self, sender: Rover, slot: Slot, socket: gevent_socket.socket) -> None:
-        self.offer(slot, socket)
+
+def _receiver(pool: weakref.ref[SlotPool[Any]]) -> Callable[..., None]:
+    """Return a receiver of ``connection`` that keeps the pool not alive."""
+
+    def receive(sender: Rover, slot: Slot, socket: gevent_socket.socket) -> None:
+        living = pool()
+        if living is None:
+            raise ReferenceError("the pool is gone")  # Or nobody would close the socket.
+        living.offer(slot, socket)
+
+    return receive
