@@ -14,6 +14,8 @@ from gevent import socket
 from gevent_rover import PoolError, PoolTimeout, Rover, Server, SlotPool, Slots, SlotServer
 from gevent_rover.policy.health import MAX_PROBES
 
+pytestmark = pytest.mark.integration
+
 SlotServers = Callable[..., SlotServer]
 Servers = Callable[..., Server]
 Closing = Callable[[Any], Any]

@@ -25,6 +25,8 @@ from benchmarks.balance.queueing import Figures, Model, work_of
 from benchmarks.balance.stations import Events, Request, Station
 from benchmarks.balance.targets import beside_best, targets
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[1]
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks need Linux")
 

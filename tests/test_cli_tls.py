@@ -16,6 +16,8 @@ from gevent.subprocess import PIPE, Popen
 
 from gevent_rover import SlotServer, parse_listener
 
+pytestmark = pytest.mark.integration
+
 COMMAND = [sys.executable, "-m", "gevent_rover"]
 
 
