@@ -12,6 +12,7 @@ from gevent.socket import socket as Socket
 from gevent_rover.command import arguments, tls
 from gevent_rover.command.console import Output
 from gevent_rover.command.tls import BadOption
+from gevent_rover.discovery.announcing import announce
 from gevent_rover.policy.slots import Slots
 from gevent_rover.serving.server import SlotServer
 
@@ -87,9 +88,6 @@ def run(options: argparse.Namespace, output: Output, done: Event) -> int:
     output.line(f"listening on {_address(*server.address[:2])}")
     announcement = None
     if options.announce is not None:
-        # Imported late: it needs an extra.
-        from gevent_rover.discovery.announcing import announce
-
         try:
             announcement = announce(server, *options.announce)
         except ValueError as exc:

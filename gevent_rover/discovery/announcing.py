@@ -14,7 +14,7 @@ from gevent import Greenlet, get_hub, getcurrent, sleep
 from gevent.event import Event
 
 from gevent_rover.checks import check_seconds
-from gevent_rover.discovery.source import SourceError, extra
+from gevent_rover.discovery.source import SourceError, extra, warn_of
 from gevent_rover.discovery.zookeeper_session import (
     SessionLost,
     ZooKeeperSession,
@@ -237,7 +237,8 @@ class Announcement(Forkable):
                 session.open(_PATIENCE if self.failure else self.session_timeout)
                 self._keep(session)
             except (SourceError, ValueError) as exc:
-                self._note_failure(exc)
+                before, self.failure = self.failure, exc
+                warn_of(exc, before, "can't announce %r at %s", self.server, self.path)
             finally:
                 self.node = None
                 session.close()
@@ -274,12 +275,6 @@ class Announcement(Forkable):
         if left is not None and left[1] != id:
             # Its session is over, but perhaps the ensemble doesn't know yet.
             session.remove_left(*left)
-
-    def _note_failure(self, failure: Exception) -> None:
-        again = self.failure is not None and str(self.failure) == str(failure)
-        self.failure = failure
-        level = logging.DEBUG if again else logging.WARNING
-        _log.log(level, "can't announce %r at %s: %s", self.server, self.path, failure)
 
     def _after_fork(self) -> None:
         session, self._session = self._session, None

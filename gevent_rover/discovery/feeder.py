@@ -12,7 +12,8 @@ from gevent import Greenlet, getcurrent, sleep
 from gevent.event import Event
 
 from gevent_rover.checks import check_seconds
-from gevent_rover.discovery.source import Source
+from gevent_rover.discovery.source import Source, warn_of
+from gevent_rover.discovery.turns import in_turns
 from gevent_rover.models import Server
 from gevent_rover.net.forks import Forkable, check_fork, kill_copy
 from gevent_rover.registry import check_server
@@ -25,18 +26,10 @@ PACE: Final = 0.2
 RETRY_AFTER: Final = 1.0
 RETRY_AT_MOST: Final = 30.0
 
-# Entries that are looked at without a switch: some 2 ms.
-_AT_A_TIME: Final = 500
-
-#: Seconds to let others run: a timer, since the hub runs up to 50 callbacks, which
-#: ``sleep(0)`` makes, before it looks at its descriptors and its clock again.
-MOMENT: Final = 0.0005
-
 # Changes that are logged one by one; of more than that, how many they were.
 _LOGGED: Final = 50
 
 _log: Final = logging.getLogger("gevent_rover.discovery")
-_log.addHandler(logging.NullHandler())
 
 
 class Fed(Protocol):
@@ -154,7 +147,8 @@ class Feeder(Forkable):
             try:
                 self.source.run(self._take)
             except Exception as exc:
-                self._note_failure(exc)
+                before, self.failure = self.failure, exc
+                warn_of(exc, before, "%r failed, all stays as it is", self.source)
             else:
                 return
             if monotonic() - began > RETRY_AT_MOST:
@@ -163,20 +157,12 @@ class Feeder(Forkable):
             sleep(wait * uniform(0.5, 1))
             wait = min(wait * 2, RETRY_AT_MOST)
 
-    def _note_failure(self, failure: Exception) -> None:
-        again = self.failure is not None and str(self.failure) == str(failure)
-        self.failure = failure
-        level = logging.DEBUG if again else logging.WARNING
-        _log.log(level, "%r failed, all stays as it is: %s", self.source, _reason(failure))
-
     def _take(self, servers: Mapping[str, Server]) -> None:
         """Take an answer; it's applied soon. The source calls it."""
         found: dict[str, Server] = {}
-        for number, (id, server) in enumerate(list(servers.items()), 1):
+        for id, server in in_turns(list(servers.items())):
             check_server(server, id)
             found[id] = server
-            if number % _AT_A_TIME == 0:
-                sleep(MOMENT)
         if self.failure is not None:
             _log.info("%r answers again", self.source)
             self.failure = None
@@ -234,7 +220,7 @@ class Feeder(Forkable):
         """Put what's new, or has changed, into the registry."""
         servers = self._rover.servers
         added, changed = [], []
-        for number, (id, server) in enumerate(found.items(), 1):
+        for id, server in in_turns(found.items()):
             ours = self._owned.get(id)
             if ours is None:
                 if id not in servers:
@@ -243,20 +229,16 @@ class Feeder(Forkable):
             elif ours != server and servers.get(id) is ours:  # Else it's somebody else's now.
                 self._owned[id] = servers[id] = server
                 changed.append(id)
-            if number % _AT_A_TIME == 0:
-                sleep(MOMENT)
         return added, changed
 
     def _remove(self, ids: list[str]) -> list[str]:
         servers = self._rover.servers
         removed = []
-        for number, id in enumerate(ids, 1):
+        for id in in_turns(ids):
             ours = self._owned.pop(id)
             if servers.get(id) is ours:
                 del servers[id]
                 removed.append(id)
-            if number % _AT_A_TIME == 0:
-                sleep(MOMENT)
         return removed
 
     def _tell(self, added: list[str], changed: list[str], removed: list[str]) -> None:
@@ -275,7 +257,3 @@ class Feeder(Forkable):
         for greenlet in greenlets:
             kill_copy(greenlet)
         self._answered = Event()
-
-
-def _reason(failure: Exception) -> str:
-    return str(failure) or type(failure).__name__

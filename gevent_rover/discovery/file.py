@@ -13,16 +13,13 @@ from gevent.event import Event
 
 from gevent_rover.checks import check_seconds
 from gevent_rover.discovery.source import Apply, SourceError
+from gevent_rover.discovery.turns import in_turns
 from gevent_rover.models import Server
 from gevent_rover.registry import check_server, parse_server
 
 #: Seconds for which a file must stay as it is before it's read: who writes it in pieces
 #: is done then.
 SETTLED: Final = 0.1
-
-# Lines, or entries, that are read without a switch: some 2 ms. Then others may run.
-_AT_A_TIME: Final = 500
-MOMENT: Final = 0.0005
 
 
 class FileSource:
@@ -92,12 +89,10 @@ class FileSource:
             raise SourceError(f"{str(self.path)!r} isn't UTF-8: byte {exc.start}") from exc
         servers: dict[str, Server] = {}
         entries = self._json(text) if text.lstrip()[:1] in ("{", "[") else self._lines(text)
-        for number, (where, id, server) in enumerate(entries, 1):
+        for where, id, server in in_turns(entries):
             if id in servers:
                 raise SourceError(f"{where}: duplicate ID {id!r}")
             servers[id] = server
-            if number % _AT_A_TIME == 0:
-                sleep(MOMENT)
         return servers
 
     def _lines(self, text: str) -> Iterator[tuple[str, str, Server]]:

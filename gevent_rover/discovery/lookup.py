@@ -15,11 +15,12 @@ import dns.name
 import dns.rcode
 import dns.resolver
 from dns.rdatatype import RdataType
-from gevent import Timeout, sleep
+from gevent import Timeout
 from gevent import socket as gevent_socket
 
 from gevent_rover.discovery.answers import Reply, read_reply
 from gevent_rover.discovery.source import SourceError, address_id
+from gevent_rover.discovery.turns import give_way
 from gevent_rover.net.addresses import Address, known_address
 from gevent_rover.net.failures import connect_error
 from gevent_rover.net.sockets import INTERNET, close_now, raw_of
@@ -190,11 +191,11 @@ class Lookup:
             raw_of(sock).connect(address)
             sock.send(query.to_wire())
             while True:
-                reply = read_reply(query, sock.recv(65535), _pause)
+                reply = read_reply(query, sock.recv(65535), give_way)
                 if reply is not None:
                     return reply
                 # Somebody guesses, or it's late. There may be more of it than we can read.
-                _pause()
+                give_way()
 
     def _over_tcp(self, server: Address, query: dns.message.Message) -> Reply:
         family, address = server
@@ -209,7 +210,7 @@ class Lookup:
             wire = query.to_wire()
             sock.sendall(len(wire).to_bytes(2, "big") + wire)
             size = int.from_bytes(_read(sock, 2), "big")
-            reply = read_reply(query, _read(sock, size), _pause)
+            reply = read_reply(query, _read(sock, size), give_way)
         if reply is None or reply.truncated:
             raise OSError("it answers nonsense over TCP")
         return reply
@@ -226,12 +227,6 @@ class Lookup:
             if sock in sockets:
                 sockets.remove(sock)
                 close_now(sock)
-
-
-def _pause() -> None:
-    # A sleep(0) would leave timers and sockets waiting: gevent's loop looks at the clock after
-    # 50 callbacks only, and these take some 0.6 ms each.
-    sleep(0.0005)
 
 
 def _read(sock: Any, size: int) -> bytes:

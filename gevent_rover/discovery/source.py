@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from gevent_rover.models import Server
+
+_log: Final = logging.getLogger("gevent_rover.discovery")
+_log.addHandler(logging.NullHandler())
 
 #: Takes all servers that a source knows, by id. It may switch, and keeps nothing of the
 #: mapping. What may not be taken (none at all, say) changes nothing.
@@ -36,6 +40,16 @@ class Source(Protocol):
 
 class SourceError(Exception):
     """A source can't find out where servers are, for now."""
+
+
+def warn_of(failure: Exception, before: Exception | None, message: str, *args: object) -> None:
+    """Log a failure, which comes last in the message: at WARNING, or at DEBUG if it's the same.
+
+    :param before: the latest one before it; None: all was well.
+    """
+    again = before is not None and str(before) == str(failure)
+    level = logging.DEBUG if again else logging.WARNING
+    _log.log(level, message + ": %s", *args, str(failure) or type(failure).__name__)
 
 
 def address_id(host: str, port: int) -> str:

@@ -6,15 +6,9 @@ from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from gevent_rover.discovery.file import FileSource
+from gevent_rover.discovery.names import DNSSource, SRVSource
 from gevent_rover.discovery.source import Source
-
-#: What each kind of URL means, in a line.
-KINDS: Final = {
-    "file:///PATH": "a file with a server on each line, or JSON",
-    "dns://NAME:PORT": "all addresses of a name (extra: dns)",
-    "dns+srv://_SERVICE._PROTO.NAME": "the SRV records of a service (extra: dns)",
-    "zk://HOST:PORT[,HOST:PORT…]/PATH": "the children of a ZooKeeper node (extra: zookeeper)",
-}
+from gevent_rover.discovery.zookeeper import ZooKeeperSource
 
 
 def source_from_url(url: str) -> Source:
@@ -48,8 +42,6 @@ def _file(url: str, parts: SplitResult) -> Source:
 
 
 def _dns(url: str, parts: SplitResult) -> Source:
-    from gevent_rover.discovery.names import DNSSource
-
     try:
         port = parts.port
     except ValueError:
@@ -60,16 +52,12 @@ def _dns(url: str, parts: SplitResult) -> Source:
 
 
 def _srv(url: str, parts: SplitResult) -> Source:
-    from gevent_rover.discovery.names import SRVSource
-
     if not parts.netloc or ":" in parts.netloc or parts.path not in ("", "/"):
         raise ValueError(f"expected dns+srv://_SERVICE._PROTO.NAME, got {url!r}")
     return SRVSource(parts.netloc)
 
 
 def _zookeeper(url: str, parts: SplitResult) -> Source:
-    from gevent_rover.discovery.zookeeper import ZooKeeperSource
-
     return ZooKeeperSource(*zookeeper_path(url))
 
 
