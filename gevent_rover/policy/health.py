@@ -146,8 +146,7 @@ class Health(Known):
     @property
     def down(self) -> set[str]:
         """The ids of the servers that the latest attempt found unreachable."""
-        records = list(self._by_id.items())
-        return {id for id, record in records if id and record.unreachable_since is not None}
+        return {id for id in list(self._by_id) if id and self.is_unreachable(id)}
 
     @property
     def suspects(self) -> set[str]:

@@ -46,7 +46,6 @@ class PooledConnection(Entry):
         "client",
         "entry",
         "expires",
-        "hangs",
         "idle_since",
         "listed",
         "plain",
@@ -72,9 +71,8 @@ class PooledConnection(Entry):
         self.client: Any = socket
         #: The socket's, as its setup left it.
         self.timeout: float | None = None
-        #: The greenlet that sets it up, and whether it takes unusually long.
+        #: The greenlet that sets it up; None: that's over.
         self.task: Greenlet[..., Any] | None = None
-        self.hangs = False
         #: Why it is to be closed, once it was given up.
         self.reason: CloseReason = "closed"
         #: The registry's own entry of its server; None: nobody knows.

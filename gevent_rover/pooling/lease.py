@@ -56,7 +56,4 @@ class Lease(Generic[Client]):
             stock.take_back(connection, "failed" if self._failed else "answered")
         else:
             failed = self._failed or issubclass(kind, stock.options.failures)
-            if failed:
-                stock.drop(connection, "failed", "failed")
-            else:
-                stock.drop(connection, "discarded")
+            stock.discard(connection, failed=failed)

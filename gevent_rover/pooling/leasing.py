@@ -97,10 +97,7 @@ class Leasing(PoolState, Generic[Client]):
         """
         leased = self._stock.leased(client)
         if leased is not None:
-            if failed:
-                self._stock.drop(leased, "failed", "failed")
-            else:
-                self._stock.drop(leased, "discarded")
+            self._stock.discard(leased, failed=failed)
 
     def wait_ready(self, count: int | None = None, timeout: float | None = _READY) -> None:
         """Wait until the pool keeps so many connections that are set up.

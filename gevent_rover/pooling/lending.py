@@ -71,6 +71,16 @@ class Lending(Holdings):
     #: The same, as users do it: they may have hooks.
     take_back = put_back
 
+    def discard(self, connection: PooledConnection, *, failed: bool) -> None:
+        """End a lease by closing its connection.
+
+        :param failed: whether that speaks against the server; else it says nothing.
+        """
+        if failed:
+            self.drop(connection, "failed", "failed")
+        else:
+            self.drop(connection, "discarded")
+
     def leased(self, thing: object) -> PooledConnection | None:
         """Return the connection that a user has; None if a fork took it away.
 

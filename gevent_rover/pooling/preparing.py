@@ -163,12 +163,10 @@ class PreparingStock(Stock):
                 self.drop(connection, "replaced")
                 return
             del self.candidates[connection]
-            self.by_socket[connection.socket] = connection
-            self.ranking.add(connection)
-            self.give_up_excess("replaced")
+            super().take_in(connection)
         else:
             del self.preparing[connection]
-        self.make_idle(connection)
+            self.make_idle(connection)
 
     def has_come_late(self, connection: PooledConnection, client: Any) -> None:
         """Do what's left to do with the client of a connection that is closed already."""
