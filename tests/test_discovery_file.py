@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,8 @@ import gevent
 import pytest
 from conftest import wait_until
 
-from gevent_rover import Server
+from gevent_rover import Rover, Server
+from gevent_rover.discovery import feeder as feeder_module
 from gevent_rover.discovery.file import FileSource
 from gevent_rover.discovery.source import SourceError
 
@@ -148,6 +150,28 @@ def test_what_is_no_text_is_refused(path: Path, answers: Answers) -> None:
     path.unlink()
     path.mkdir()
     wait_until(lambda: "Is a directory" in str(answers.found[-1]))
+
+
+def test_a_feeder_is_told_of_each_failure_once_and_of_what_is_mended_at_once(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Else a feeder would look again and again, up to 30 s after it was mended.
+    monkeypatch.setattr(feeder_module, "RETRY_AFTER", 0.01)
+    rover = Rover()
+    with (
+        caplog.at_level(logging.DEBUG, "gevent_rover.discovery"),
+        feeder_module.feed(rover, FileSource(path)) as feeder,
+    ):
+        wait_until(lambda: "No such file" in str(feeder.failure))
+        gevent.sleep(0.5)
+        path.write_text("10.0.0.2\n")
+        wait_until(lambda: "line 1" in str(feeder.failure))
+        gevent.sleep(0.5)
+        path.write_text("10.0.0.1:7000\n")
+        wait_until(lambda: rover.servers == {"10.0.0.1:7000": WEB1})
+        assert feeder.failure is None
+    failures = [each for each in caplog.records if "failed" in each.getMessage()]
+    assert len(failures) == 2
 
 
 def test_repr_and_a_bad_interval() -> None:

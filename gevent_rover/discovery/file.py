@@ -31,8 +31,9 @@ class FileSource:
     id, ``{"web1": {"host": "10.0.0.1", "port": 7000}}``, or a list of such texts.
 
     A file that isn't there, can't be read or has an error fails with a :class:`SourceError`
-    that names the line and the column (or the id), and what was stays. To replace it as a
-    whole, rename another one over it.
+    that names the line and the column (or the id), and what was stays until the file has
+    changed. To replace it as a whole, rename another one over it. It belongs on a local disk:
+    one that hangs would hold up the hub.
 
     :param path: the file. It needn't be there yet.
     :param interval: seconds between two looks at it, where the kernel doesn't tell of
@@ -43,6 +44,8 @@ class FileSource:
     def __init__(self, path: str | os.PathLike[str], *, interval: float = 1.0) -> None:
         self.path = Path(path)
         self.interval = check_seconds("interval", interval)
+        # The version that couldn't be read; "" while there's none.
+        self._bad: object = ""
 
     def __repr__(self) -> str:
         return f"FileSource({str(self.path)!r})"
@@ -54,13 +57,15 @@ class FileSource:
         watcher = get_hub().loop.stat(str(self.path), self.interval)
         watcher.start(changed.set)
         try:
-            seen: object = None
+            # After a failure only another version is worth a look, and that at once.
+            seen = self._bad
             while True:
                 changed.clear()
                 now = self._settled()
                 if now != seen:
-                    seen = now
+                    seen = self._bad = now
                     apply(self._read())
+                    self._bad = ""
                 changed.wait(self.interval)
         finally:
             watcher.close()
@@ -77,7 +82,7 @@ class FileSource:
         try:
             stat = os.stat(self.path)
         except OSError as exc:
-            raise SourceError(f"can't read {str(self.path)!r}: {exc.strerror}") from exc
+            return exc.errno
         return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
     def _read(self) -> Mapping[str, Server]:
