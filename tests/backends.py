@@ -18,7 +18,7 @@ import pytest
 from conftest import wait_until
 from gevent import socket
 from gevent.subprocess import PIPE, STDOUT, Popen, run
-from namespaces import lacking
+from namespaces import PATH, lacking
 
 from gevent_rover import SlotServer
 
@@ -26,9 +26,6 @@ CHECKS = Path(__file__).parent / "clients"
 EXAMPLES = Path(__file__).parent.parent / "examples" / "clients"
 
 _KERNEL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
-
-# Programs of the administrator may not be on everybody's path.
-_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
 
 def client_library(name: str) -> None:
@@ -44,7 +41,7 @@ def client_library(name: str) -> None:
 
 def program(name: str) -> str:
     """Return where a program is; skip the test (in CI: fail it) if it's nowhere."""
-    found = shutil.which(name, path=_PATH)
+    found = shutil.which(name, path=PATH)
     return lacking(name) if found is None else found
 
 

@@ -17,13 +17,16 @@ import pytest
 from gevent import socket, subprocess
 from gevent.server import StreamServer
 
-from gevent_rover import Attempt, Rover, Server, SlotServer
+from gevent_rover import Attempt, Rover, Server, Slot, SlotPool, SlotServer
 
 ROOT = Path(__file__).parents[1]
 
 Listener = socket.socket
 Event = tuple[str, dict[str, Any]]
 Reported = list[tuple[object, BaseException]]
+
+#: A server that nobody connects to: its connections are offered (TEST-NET-1, RFC 5737).
+OFFERED: Server = {"host": "192.0.2.1", "port": 1}
 
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset, leave no TIME_WAIT
 
@@ -160,6 +163,23 @@ def closing() -> Iterator[Callable[[Any], Any]]:
     yield closing
     for thing in reversed(things):
         (thing.stop if isinstance(thing, (Rover, StreamServer)) else thing.close)()
+
+
+@pytest.fixture
+def offer(closing: Callable[[Any], Any]) -> Callable[..., socket.socket]:
+    """Give a function that offers a pool a connection to :data:`OFFERED`.
+
+    It returns the peer's end. The pool must take it, unless ``kept`` is False.
+    """
+
+    def offer(
+        pool: SlotPool[Any], slot: int = 0, id: str = "web", *, kept: bool = True
+    ) -> socket.socket:
+        mine, peer = (closing(end) for end in socket.socketpair())
+        assert pool.offer(Slot(slot, id, OFFERED), mine) is kept
+        return peer  # type: ignore[no-any-return]
+
+    return offer
 
 
 @pytest.fixture

@@ -31,8 +31,8 @@ SERVER, CLIENT = "10.77.0.1", "10.77.0.2"
 #: What the cable's end is called in either namespace.
 CABLE = "cable"
 
-# Programs of the administrator may not be on everybody's path.
-_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+#: Where programs are: those of the administrator may not be on everybody's path.
+PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 _RESOLVERS = Path("/etc/netns")  # `ip netns exec` puts files of here over those in /etc
 _numbers = count()
 
@@ -46,7 +46,7 @@ def lacking(what: str) -> NoReturn:
 
 def need(*programs: str) -> None:
     """See that these programs are there."""
-    missing = [program for program in programs if shutil.which(program, path=_PATH) is None]
+    missing = [program for program in programs if shutil.which(program, path=PATH) is None]
     if missing:
         lacking(", ".join(missing))
 
@@ -55,7 +55,7 @@ def call(*command: str, input: str | None = None) -> str:
     """Run a program to its end, which must be a good one, and return what it printed."""
     done = run(
         command,
-        env=os.environ | {"PATH": _PATH},
+        env=os.environ | {"PATH": PATH},
         input=input,
         stdout=PIPE,
         stderr=STDOUT,
@@ -114,7 +114,7 @@ class Namespace:
 @contextmanager
 def process(*command: str, **options: Any) -> Iterator[Any]:
     """Run a program with its output in a pipe, and kill it at the end."""
-    environment = os.environ | {"PATH": _PATH, "PYTHONPATH": str(ROOT)} | options.pop("env", {})
+    environment = os.environ | {"PATH": PATH, "PYTHONPATH": str(ROOT)} | options.pop("env", {})
     started = Popen(command, stdout=PIPE, env=environment, **options)
     try:
         yield started

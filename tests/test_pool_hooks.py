@@ -9,7 +9,7 @@ from typing import Any
 
 import gevent
 import pytest
-from conftest import entry, wait_until
+from conftest import OFFERED, entry, wait_until
 from gevent import GreenletExit, Timeout, socket
 from gevent.event import Event
 from test_fork import FORKS, in_child
@@ -21,7 +21,6 @@ from gevent_rover import (
     PoolFull,
     PoolTimeout,
     Rover,
-    Server,
     Slot,
     SlotPool,
     SlotServer,
@@ -32,8 +31,6 @@ Socket = socket.socket
 Closing = Callable[[Any], Any]
 #: Offers a connection with a slot and returns the peer's end.
 Offer = Callable[..., Socket]
-
-WEB: Server = {"host": "192.0.2.1", "port": 1}
 
 
 class Client:
@@ -48,16 +45,6 @@ class Client:
 
     def __eq__(self, other: object) -> bool:
         raise AssertionError("a client is compared by identity")
-
-
-@pytest.fixture
-def offer(closing: Closing) -> Offer:
-    def offer(pool: SlotPool[Any], slot: int = 0, id: str = "web", *, kept: bool = True) -> Socket:
-        mine, peer = (closing(end) for end in socket.socketpair())
-        assert pool.offer(Slot(slot, id, WEB), mine) is kept
-        return peer  # type: ignore[no-any-return]
-
-    return offer
 
 
 def states(pool: SlotPool[Any]) -> tuple[int, int, int, int]:
@@ -233,7 +220,7 @@ async def never_run(sock: Socket, slot: Slot) -> None:
 def test_a_setup_that_fails_closes_the_connection_and_says_why(
     setup: Any, why: str, closing: Closing, offer: Offer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rover = Rover({"web": WEB}, timeout=0.05)
+    rover = Rover({"web": OFFERED}, timeout=0.05)
     torn_down: list[Any] = []
     pool = closing(SlotPool(rover, max_slots=1, setup=setup, teardown=torn_down.append))
     with caplog.at_level(logging.DEBUG, "gevent_rover.pool"):
@@ -254,7 +241,7 @@ def test_a_setup_that_fails_closes_the_connection_and_says_why(
 def test_one_server_is_warned_of_once(
     closing: Closing, offer: Offer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pool = closing(SlotPool(Rover({"web": WEB}), max_slots=3, setup=raise_value_error))
+    pool = closing(SlotPool(Rover({"web": OFFERED}), max_slots=3, setup=raise_value_error))
     with caplog.at_level(logging.DEBUG, "gevent_rover.pool"):
         for _ in range(3):
             assert has_ended(offer(pool))
@@ -352,7 +339,7 @@ def test_a_connection_given_up_while_it_is_set_up_ends_its_setup(
             ended.append(type(exc))
             raise
 
-    rover = Rover({"web": WEB})
+    rover = Rover({"web": OFFERED})
     pool = closing(SlotPool(rover, max_slots=4, setup=setup, teardown=ended.append))
     peers = [offer(pool, slot) for slot in range(4)]
     gevent.sleep(0)
@@ -706,7 +693,7 @@ def raise_in_reset(sock: Socket) -> None:
 def test_a_reset_that_fails_or_hangs_closes_the_connection(
     reset: Any, closing: Closing, offer: Offer
 ) -> None:
-    pool = closing(SlotPool(Rover({"web": WEB}, timeout=0.05), max_slots=1, reset=reset))
+    pool = closing(SlotPool(Rover({"web": OFFERED}, timeout=0.05), max_slots=1, reset=reset))
     peer = offer(pool)
     with pool.lease():
         pass
@@ -806,7 +793,7 @@ def test_a_teardown_that_fails_closes_the_connection_all_the_same(
             gevent.sleep(60)
         sock.close()
 
-    pool = closing(SlotPool(Rover({"web": WEB}, timeout=0.05), max_slots=1, teardown=teardown))
+    pool = closing(SlotPool(Rover({"web": OFFERED}, timeout=0.05), max_slots=1, teardown=teardown))
     peer = offer(pool)
     with caplog.at_level(logging.DEBUG, "gevent_rover.pool"):
         pool.discard(pool.acquire())

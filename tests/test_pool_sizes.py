@@ -10,7 +10,7 @@ from typing import Any
 
 import gevent
 import pytest
-from conftest import entry, wait_until
+from conftest import OFFERED, entry, wait_until
 from gevent import socket
 
 from gevent_rover import (
@@ -19,7 +19,6 @@ from gevent_rover import (
     PoolFull,
     PoolTimeout,
     Rover,
-    Server,
     Slot,
     SlotPool,
     SlotServer,
@@ -29,22 +28,10 @@ Socket = socket.socket
 Closing = Callable[[Any], Any]
 SlotServers = Callable[..., SlotServer]
 
-SERVER: Server = {"host": "192.0.2.1", "port": 1}
-
 
 def echo(slot: int, sock: Socket, address: Any) -> None:
     while data := sock.recv(100):
         sock.sendall(data)
-
-
-@pytest.fixture
-def offer(closing: Closing) -> Callable[..., Socket]:
-    def offer(pool: SlotPool, slot: int = 0, id: str = "web") -> Socket:
-        mine, peer = (closing(end) for end in socket.socketpair())
-        assert pool.offer(Slot(slot, id, SERVER), mine)
-        return peer  # type: ignore[no-any-return]
-
-    return offer
 
 
 @pytest.fixture
@@ -118,7 +105,7 @@ def test_what_is_not_needed_is_closed_a_tenth_at_a_time_the_highest_slots_first(
     closing: Closing, offer: Any
 ) -> None:
     # The tick after the first one is at random within an interval: not one of these.
-    rover = Rover({"web": SERVER}, roving_interval=100_000)
+    rover = Rover({"web": OFFERED}, roving_interval=100_000)
     pool = closing(SlotPool(rover, max_slots=20, min_slots=3, max_idle=0.02, choice=LowestSlot()))
     with pytest.raises(PoolTimeout):
         pool.wait_ready(20, 0)  # It's to keep so many.
