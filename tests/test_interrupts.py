@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
 import random
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import gevent
 import pytest
-from conftest import ROOT
-from gevent import subprocess
+from conftest import ROOT, Reported
+from gevent import socket, subprocess
+
+from gevent_rover import SlotPool
+from gevent_rover.pooling.idle_watch import WATCH_AFTER
 
 SCRIPT = Path(__file__).with_name("interrupt_script.py")
 ROUNDS = 300
@@ -75,15 +82,35 @@ def run(*arguments: str) -> str:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("way", ["signal.signal", "gevent.signal_handler"])
+@pytest.mark.parametrize("way", ["signal.signal", "gevent.signal_handler", "in the hub"])
 def test_all_that_a_signal_stops_at_random_moments_is_stopped_and_nothing_leaks(way: str) -> None:
     seed = random.randrange(2**32)
     print(f"{way}, seed {seed}")
     told = json.loads(run(str(SCRIPT), way, str(seed), str(ROUNDS)))
     if way == "signal.signal":
         assert told["put off"] > 0  # Else no step was interrupted, and nothing was shown.
-    else:
+    elif way == "gevent.signal_handler":
         assert told["put off"] == 0  # A greenlet interrupts no step.
+
+
+def test_a_pool_that_a_signal_closes_right_before_it_looks_at_idle_ones_does_nothing(
+    offer: Callable[..., socket.socket], reported: Reported
+) -> None:
+    pool = SlotPool(max_slots=1)
+    offer(pool)
+    previous = signal.signal(signal.SIGALRM, lambda *args: pool.close())
+    timer = gevent.get_hub().loop.timer(WATCH_AFTER)
+    try:
+        # The function in C only notes the signal; the hub handles it before it calls back.
+        timer.start(_thread.interrupt_main, signal.SIGALRM, update=True)
+        with pool.lease():
+            pass
+        gevent.sleep(5 * WATCH_AFTER)  # In one sleep: what is due together is called together.
+    finally:
+        timer.close()
+        signal.signal(signal.SIGALRM, previous)
+    assert pool.closed
+    assert reported == []
 
 
 @pytest.mark.parametrize("where", [IDLE, SERVING], ids=["in the hub", "in one of its handlers"])

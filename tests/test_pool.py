@@ -16,6 +16,7 @@ import pytest
 from conftest import wait_until
 from gevent import GreenletExit, socket
 from gevent.event import AsyncResult
+from gevent.monkey import get_original
 from test_fork import FORKS, in_child
 
 from gevent_rover import (
@@ -28,6 +29,7 @@ from gevent_rover import (
     Slot,
     SlotPool,
 )
+from gevent_rover.pooling.connection import PooledConnection
 
 Socket = socket.socket
 Closing = Callable[[Any], Any]
@@ -1198,6 +1200,54 @@ def test_a_pool_that_nobody_refers_to_is_collected(
     assert wanted() == 0
     with SlotPool(rover):
         assert rover.wanted is not None
+
+
+def test_a_pool_that_another_thread_collects_is_closed_in_its_own(
+    fill: Fill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two threads in one loop would overwrite each other's memory.
+    closed_by: list[object] = []
+    close = PooledConnection.close
+
+    def closing_here(connection: PooledConnection) -> None:
+        closed_by.append(gevent.getcurrent())
+        close(connection)
+
+    monkeypatch.setattr(PooledConnection, "close", closing_here)
+    pool: SlotPool | None = SlotPool()
+    assert pool is not None
+    peers = fill(pool, 0, 1)
+    with pool.lease():
+        pass
+    gone = weakref.ref(pool)
+    around = [pool]
+    around.append(around)  # type: ignore[arg-type]
+    del pool, around
+    gevent.get_hub().threadpool.apply(gc.collect)
+    assert gone() is None
+    assert [wait_for_end(peer) for peer in peers] == [b"", b""]
+    assert closed_by == [gevent.get_hub()] * 2
+
+
+@pytest.mark.parametrize("runs_hub", [True, False])
+def test_a_pool_of_a_thread_that_ended_is_closed_by_whoever_collects_it(
+    closing: Closing, runs_hub: bool
+) -> None:
+    mine, peer = (closing(end) for end in socket.socketpair())
+    made: list[SlotPool] = []
+
+    def make() -> None:
+        made.append(SlotPool())
+        made[0].offer(0, mine)
+        if runs_hub:
+            gevent.sleep(0.001)
+
+    thread = get_original("threading", "Thread")(target=make)
+    thread.start()
+    thread.join()
+    made.clear()
+    gc.collect()
+    assert wait_for_end(peer) == b""
 
 
 def test_a_pool_that_somebody_waits_for_is_not_collected(closing: Closing, pair: Pair) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Any, Final
 
 from gevent import get_hub
 from gevent import socket as gevent_socket
 
+from gevent_rover.net.threads import in_thread_of
 from gevent_rover.pooling.connection import PooledConnection
 
 #: Seconds for which a connection is idle before the hub watches it. Under load it's
@@ -28,9 +30,13 @@ class IdleWatch:
         self._on_readable = _weakly(on_readable)
         self._listed: list[PooledConnection] = []
         self._timer: Any = None
+        #: The one that watches, with the first connection.
+        self.hub: Any = None
 
     def begin(self, connection: PooledConnection) -> None:
         """Watch a connection from now on."""
+        if self.hub is None:
+            self.hub = get_hub()
         connection.watched = True
         connection.watcher.start(self._on_readable, connection)
 
@@ -56,6 +62,8 @@ class IdleWatch:
 
     def _look(self) -> None:
         """Begin to watch those that were idle for long enough."""
+        if self._timer is None:
+            return  # Closed by what gevent ran right before this: a handler of a signal.
         long_ago = monotonic() - WATCH_AFTER
         listed = []
         for connection in self._listed:
@@ -86,7 +94,16 @@ def _weakly(method: Any) -> Callable[[PooledConnection], None]:
 def close_left_behind(
     by_socket: dict[gevent_socket.socket, PooledConnection], watch: IdleWatch
 ) -> None:
-    """Close what a pool that was collected leaves behind; leased ones are their users'."""
+    """Close what a pool that was collected leaves behind; leased ones are their users'.
+
+    The collector runs in any thread, but a loop can't stand that another one than its own
+    stops a watcher.
+    """
+    if by_socket:
+        in_thread_of(watch.hub, partial(_close_all, by_socket, watch))
+
+
+def _close_all(by_socket: dict[gevent_socket.socket, PooledConnection], watch: IdleWatch) -> None:
     watch.close()
     for connection in by_socket.values():
         # The rover's record of the server outlives the pool.

@@ -144,6 +144,7 @@ class Stock(Lending, Forkable):
             self.supply.detach()
         for connection in [*self.ranking, *self.candidates]:
             self.give_up(connection, "closed")
+        self.watch.close()
         self.waiters.fail(PoolClosed("the pool was closed"))
         self.changed.set()
 
