@@ -17,10 +17,10 @@ modules = pytest.mark.parametrize("name", MODULES)
 
 #: Private names of gevent and the standard library, each in the one module that uses it.
 FOREIGN = {
-    "net/sockets.py": {"_sock", "_read_event", "_real_close"},
+    "net/sockets.py": {"_sock", "_read_event", "_write_event", "_real_close"},
     "net/forks.py": {"_getframe"},
     "net/interrupts.py": {"_getframe"},
-    "serving/server.py": {"_spawn", "_handle", "_do_read"},
+    "serving/base.py": {"_spawn", "_handle", "_do_read"},
 }
 
 

@@ -11,7 +11,7 @@ from gevent import GreenletExit
 from gevent import socket as gevent_socket
 
 from gevent_rover.net.addresses import Address
-from gevent_rover.net.sockets import INTERNET, close_now, raw_of
+from gevent_rover.net.sockets import close_now, no_delay, raw_of
 
 
 class Resources:
@@ -40,10 +40,8 @@ class Resources:
         family, target = address
         sock = gevent_socket.socket(family, _socket.SOCK_STREAM)
         self.sockets.append(sock)
-        raw = raw_of(sock)
-        if family in INTERNET:
-            raw.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-        number = raw.connect_ex(target)
+        no_delay(sock)
+        number = raw_of(sock).connect_ex(target)
         if number and number != errno.EINPROGRESS:
             raise OSError(number, os.strerror(number))
         return sock

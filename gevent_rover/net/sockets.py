@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _socket
 import math
+import struct
 from collections.abc import Callable
 from operator import attrgetter
 from typing import Any, Final
@@ -28,12 +29,27 @@ raw_of: Final[Callable[[Any], _socket.socket]] = attrgetter("_sock")
 is_closed: Final[Callable[[Any], bool]] = attrgetter("_closed")
 
 
+def no_delay(sock: Any) -> None:
+    """Have a TCP connection send what it's given at once; another kind does anyway.
+
+    :raises OSError: it was reset meanwhile; some systems say so here.
+    """
+    raw = raw_of(sock)
+    if raw.family in INTERNET:
+        raw.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+
+
 def reader_of(sock: gevent_socket.socket) -> Any:
     """Return the watcher for reading inside a gevent socket, stopped.
 
     Using it instead of one more saves 0.8 µs of the 37 µs that an attempt takes.
     """
     return sock._read_event  # type: ignore[attr-defined]
+
+
+def writer_of(sock: gevent_socket.socket) -> Any:
+    """Return the watcher for writing inside a gevent socket, stopped."""
+    return sock._write_event  # type: ignore[attr-defined]
 
 
 #: What :func:`what_arrived` says of data.
@@ -113,6 +129,19 @@ def end_whole(sock: Any) -> None:
     except OSError:
         pass  # It isn't connected any more.
     close_whole(sock)
+
+
+# Linger for no time at all: close() resets the connection.
+_RESET: Final = struct.pack("ii", 1, 0)
+
+
+def reset(sock: Any) -> None:
+    """Close a socket at once, with a reset where it is TCP: its peer learns that bytes are lost."""
+    try:
+        raw_of(sock).setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _RESET)
+    except OSError:
+        pass  # It's closed already.
+    close_now(sock)
 
 
 def end_listening(sock: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gevent import Greenlet, getcurrent
+
 from gevent_rover.net.forks import check_fork, kill_copy, same_process
 from gevent_rover.net.sockets import close_now, end_whole
 from gevent_rover.policy.slots import Slots
@@ -15,6 +17,7 @@ class _Open:
     slot = -1
     slots: Slots | None = None  # None: it has no slot yet
     greenlet: Any = None
+    preparing = False  # what it needs before it's served
 
 
 class Connections:
@@ -22,6 +25,10 @@ class Connections:
 
     def __init__(self) -> None:
         self._by_socket: dict[Any, _Open] = {}
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._by_socket)
 
     def add(self, socket: Any) -> None:
         """Take in one that was accepted."""
@@ -40,6 +47,25 @@ class Connections:
     def are_served_by(self, greenlet: Any) -> bool:
         """Tell whether a greenlet serves one of them."""
         return any(open.greenlet is greenlet for open in self._by_socket.values())
+
+    def prepare(self, socket: Any) -> None:
+        """Say that it isn't served yet: its greenlet gets what it needs for that."""
+        connection = self._by_socket.get(socket)
+        if connection is not None:
+            connection.preparing = True
+
+    def prepared(self, socket: Any) -> None:
+        """Say that it's served from now on."""
+        connection = self._by_socket.get(socket)
+        if connection is not None:
+            connection.preparing = False
+
+    def end_preparing(self) -> None:
+        """Kill those that aren't served yet, but for the caller itself. Doesn't switch."""
+        for connection in list(self._by_socket.values()):
+            greenlet = connection.greenlet if connection.preparing else None
+            if isinstance(greenlet, Greenlet) and greenlet is not getcurrent():
+                greenlet.kill(block=False)
 
     def give_slot(self, socket: Any, slot: int, slots: Slots) -> None:
         """Say which slot it has, and where to give that back, once, when it has ended."""

@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import _socket
 import logging
-import sys
 from collections.abc import Callable
-from functools import partial
+from contextlib import AbstractContextManager
 from typing import Any, Final, TypeAlias
 
-from gevent import Greenlet, get_hub, getcurrent
 from gevent import socket as gevent_socket
-from gevent.pool import Group, Pool
-from gevent.server import StreamServer
+from gevent.timeout import Timeout
 
-from gevent_rover.checks import check_count, check_seconds, check_timeout, checked
-from gevent_rover.net.forks import Forkable, check_fork, same_process
-from gevent_rover.net.interrupts import calls_out, put_off
-from gevent_rover.net.sockets import INTERNET, end_listening, peer_gone, raw_of
+from gevent_rover.net.interrupts import calls_out
+from gevent_rover.net.sockets import no_delay, peer_gone, raw_of
 from gevent_rover.policy.protocol import encode_slot_line
 from gevent_rover.policy.slots import Slots
-from gevent_rover.serving.connections import Connections
-from gevent_rover.serving.handshakes import Handshakes
+from gevent_rover.serving.base import ConnectionServer
 
 _log: Final = logging.getLogger("gevent_rover.server")
 _log.addHandler(logging.NullHandler())
 
-# The kernel's numbers of such things are C ints.
-_MOST: Final = 2**31 - 1
-
-# handle(slot, socket, address)
-_Handle: TypeAlias = Callable[[int, gevent_socket.socket, Any], object]
+# handle(slot, socket, address), and what was prepared
+_Handle: TypeAlias = Callable[..., object]
+_Prepare: TypeAlias = Callable[[gevent_socket.socket, Any], AbstractContextManager[Any]]
 
 
-class SlotServer(StreamServer, Forkable):
+class SlotServer(ConnectionServer):
     """A server that says each connection's slot first, then runs ``handle``.
 
     :param listener: an address (``("127.0.0.1", 0)``), or a socket that listens.
@@ -44,6 +35,12 @@ class SlotServer(StreamServer, Forkable):
         ``ConnectionError`` after its client has gone is a line in the log, at DEBUG.
     :param slots: where the slots come from (default: a new ``Slots()``). A
         connection that gets none, because of its limit, is closed.
+    :param prepare: called as ``prepare(socket, address)`` in the connection's greenlet before
+        it takes a slot. It returns a context manager, which is left when the connection has
+        ended; what entering it gives is a fourth argument of ``handle``. If that fails,
+        the connection is closed without a slot line: an ``OSError`` or a
+        ``gevent.Timeout`` is a line in the log, at DEBUG, anything else is reported
+        by gevent. What is still being prepared when the server stops is killed.
     :param ssl_context: makes it TLS: an ``ssl.SSLContext`` for servers, gevent's
         or the standard library's. The slot is taken after the handshake, which
         has :attr:`handshake_timeout` seconds and needs no place in the pool.
@@ -52,7 +49,7 @@ class SlotServer(StreamServer, Forkable):
     :param options: ``spawn`` and ``backlog`` as ``StreamServer`` takes them.
         ``spawn`` is a new ``Pool`` by default, so that :meth:`stop` ends the
         handlers, too.
-    :raises TypeError: ``handle`` isn't callable, or ``ssl_context`` can't be used.
+    :raises TypeError: ``handle`` or ``prepare`` isn't callable, or ``ssl_context`` can't be used.
     :raises ValueError: ``backlog`` or a ``spawn`` that is a number is out of range.
 
     In a forked child it is stopped: it has closed its copies of all connections, by
@@ -66,51 +63,32 @@ class SlotServer(StreamServer, Forkable):
     is removed).
     """
 
-    #: Seconds that a client has for the TLS handshake.
-    handshake_timeout: float = checked(check_seconds, 10.0)
-
-    #: Seconds that :meth:`stop` lets handlers finish; None: as long as it takes.
-    stop_timeout: float | None = checked(check_timeout, 1.0)  # type: ignore[assignment]
-
     def __init__(
         self,
         listener: Any,
         handle: _Handle,
         *,
         slots: Slots | None = None,
+        prepare: _Prepare | None = None,
         ssl_context: Any = None,
         certfile: str | None = None,
         keyfile: str | None = None,
         **options: Any,
     ) -> None:
-        for option in options.keys() - {"backlog", "spawn"}:
-            # StreamServer would take it for an option of its own TLS.
-            raise TypeError(f"unknown option {option!r}; for more of TLS, use ssl_context")
-        if "backlog" in options:
-            check_count("backlog", options["backlog"], least=0, most=_MOST)
+        if not (prepare is None or callable(prepare)):
+            raise TypeError(f"prepare must be callable, got {prepare!r}")
         self.slots = Slots() if slots is None else slots
-        if certfile is not None and ssl_context is None:
-            # Imported late: most processes never need it.
-            from gevent_rover.net.tls import server_context
+        self._prepare = prepare
+        super().__init__(
+            listener,
+            handle,
+            ssl_context=ssl_context,
+            certfile=certfile,
+            keyfile=keyfile,
+            **options,
+        )
 
-            ssl_context = server_context(certfile, keyfile)
-        elif certfile is not None or keyfile is not None:
-            raise TypeError("certfile (and keyfile) or ssl_context, not both")
-        elif ssl_context is not None:
-            from gevent_rover.net.tls import check_server_context
-
-            check_server_context(ssl_context)
-        self._ssl_context = ssl_context
-        self._connections = Connections()
-        self._handshakes = Handshakes(self._connections, self._spawn_handle)
-        self._given = hasattr(listener, "accept")  # whether the listener was passed in
-        #: Called first when :meth:`stop` stops it, each without arguments; they must not switch.
-        self.on_stop: list[Callable[[], object]] = []
-        options.setdefault("spawn", Pool())
-        StreamServer.__init__(self, listener, handle, **options)  # type: ignore[arg-type]
-        Forkable.__init__(self)
-
-    def set_handle(self, handle: _Handle) -> None:  # type: ignore[override]
+    def set_handle(self, handle: _Handle) -> None:
         """Change what is called for each connection from now on.
 
         :raises TypeError: ``handle`` isn't callable.
@@ -119,185 +97,60 @@ class SlotServer(StreamServer, Forkable):
             raise TypeError(f"handle must be callable, got {handle!r}")
         self._handle_slot = handle
 
-    def set_spawn(self, spawn: Any) -> None:
-        """Change how the greenlets of the handlers are spawned; as in ``StreamServer``.
-
-        :raises ValueError: a number that is out of range, or nothing that can spawn.
-        """
-        if not (spawn is None or spawn == "default" or callable(spawn) or hasattr(spawn, "spawn")):
-            check_count("spawn", spawn, most=_MOST)
-        super().set_spawn(spawn)
-        self._spawn_option = spawn if self.pool is None else self.pool
-
-    def init_socket(self) -> None:
-        # What close() took away: it forgets the pool, not only the listener.
-        if "_spawn" not in self.__dict__:
-            self.set_spawn(self._spawn_option)
-        super().init_socket()
-
-    @property
-    def started(self) -> bool:
-        """Whether it accepts; in a forked child it doesn't, until :meth:`start`."""
-        check_fork()
-        return bool(super().started)
-
-    def start(self) -> None:
-        """Listen, if it doesn't yet, and accept from now on."""
-        check_fork()
-        super().start()
-
-    def close(self) -> None:
-        """Stop accepting, and close the listener, whoever else has a copy of it.
-
-        A listener that was passed in is only closed: others may accept there, too.
-        """
-        check_fork()
-        if not self._given and not self.closed:
-            end_listening(self.socket)
-        self._given = False
-        super().close()
-
-    @property
-    def ssl_enabled(self) -> bool:
-        """Whether it speaks TLS."""
-        return self._ssl_context is not None
-
-    def stop(self, timeout: float | None = None) -> None:
-        """Stop accepting, end the handshakes, and let the handlers finish.
-
-        It waits for them, but not when one of them calls it, or the hub.
-
-        To call it on a POSIX signal, use ``gevent.signal_handler``: see
-        :meth:`Rover.stop`, which does the same.
-
-        :param timeout: seconds until the handlers are killed (default:
-            :attr:`stop_timeout`).
-        :raises ValueError: ``timeout`` isn't a number.
-        """
-        limit = check_timeout("timeout", self.stop_timeout if timeout is None else timeout)
-        check_fork()
-        if put_off(partial(self.stop, timeout)):
-            return
-        _tell_of_stop(self)
-        self._handshakes.stop()
-        self.close()
-        caller = getcurrent()
-        # One that has just ended its connection is in the pool still.
-        served = isinstance(self.pool, Group) and caller in self.pool.greenlets
-        if caller is get_hub() or served or self._connections.are_served_by(caller):
-            Greenlet.spawn(self._end_handlers, limit)
-        else:
-            self._end_handlers(limit)
-
-    def _end_handlers(self, timeout: float | None) -> None:
-        if self.pool is not None:  # As in StreamServer, but None is for ever.
-            self.pool.join(timeout=timeout)
-            self.pool.kill(block=True, timeout=1)
-
-    def _do_read(self) -> None:
-        """Accept what waits, as gevent calls it; but none of the parent's in a child.
-
-        A fork in C is noticed here. And a POSIX signal that stops the server is put off
-        from here on; but gevent calls this even if one has just been handled.
-        """
-        if not same_process[0]:
-            check_fork()
-        elif "socket" in self.__dict__:  # It isn't closed.
-            super()._do_read()  # type: ignore[misc]
-
-    def do_handle(self, socket: gevent_socket.socket, address: Any) -> None:
-        """Spawn :meth:`handle` as ``StreamServer`` does, but never leave the socket open.
-
-        A greenlet that is killed before it began closes nothing by itself.
-        """
-        self._connections.add(socket)
-        if self._ssl_context is None:
-            self._spawn_handle(socket, address)
-        else:
-            self._handshakes.begin(socket, address, self._ssl_context, self.handshake_timeout)
-
-    def _spawn_handle(self, socket: gevent_socket.socket, address: Any) -> None:
-        try:
-            spawn: Any = self._spawn  # type: ignore[attr-defined]
-            handle: Any = self._handle  # type: ignore[attr-defined]
-        except AttributeError:  # Closed meanwhile, which forgets both.
-            self._connections.end(socket)
-            return
-        if spawn is None:
-            self._serve(handle, socket, address)
-            return
-        try:
-            if isinstance(self.pool, Group):
-                greenlet = spawn(handle, socket, address)
-            else:  # A greenlet that may have no links.
-                greenlet = spawn(self._serve, handle, socket, address)
-        except BaseException:
-            self._connections.end(socket)
-            raise
-        if isinstance(greenlet, Greenlet):
-            self._connections.serve(socket, greenlet)
-            greenlet.rawlink(lambda greenlet: self._connections.end(socket))
-
-    def _serve(self, handle: Any, socket: gevent_socket.socket, address: Any) -> None:
-        try:
-            handle(socket, address)
-        finally:
-            self._connections.end(socket)
-
-    @calls_out
     def handle(self, socket: gevent_socket.socket, address: Any) -> None:
         """Serve one connection: take a slot, say it, run the handler, give it back.
 
         Without a slot it returns at once, and the caller closes the socket.
         """
+        if self._prepare is None:
+            self._give_slot(socket, address)
+        else:
+            self._serve_prepared(self._prepare, socket, address)
+
+    @calls_out
+    def _serve_prepared(
+        self, prepare: _Prepare, socket: gevent_socket.socket, address: Any
+    ) -> None:
+        self.connections.prepare(socket)
+        served = False
+        try:
+            with prepare(socket, address) as prepared:
+                self.connections.prepared(socket)
+                served = True
+                self._give_slot(socket, address, prepared)
+        except (OSError, Timeout) as exc:
+            if served:
+                raise
+            _log.debug("no slot for %s: %s", address, exc)
+
+    @calls_out
+    def _give_slot(self, socket: gevent_socket.socket, address: Any, *prepared: Any) -> None:
         slots = self.slots
         slot = slots.take()
         if slot is None:
             return
-        self._connections.give_slot(socket, slot, slots)
+        self.connections.give_slot(socket, slot, slots)
         try:
             try:
-                raw = raw_of(socket)
-                if raw.family in INTERNET:
-                    raw.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-                _say(socket, raw, encode_slot_line(slot))
+                no_delay(socket)
+                _say(socket, encode_slot_line(slot))
             except OSError:
                 return  # The client is gone before it had its slot line.
             try:
-                self._handle_slot(slot, socket, address)
+                self._handle_slot(slot, socket, address, *prepared)
             except ConnectionError as exc:
                 # Perhaps that of a connection of the handler's own.
                 if not peer_gone(socket):
                     raise
                 _log.debug("slot %d: its client %s has gone: %s", slot, address, exc)
         finally:
-            self._connections.end(socket)
-
-    def _after_fork(self) -> None:
-        """Stop, in a forked child, and let go of the parent's connections and slots."""
-        self._handshakes.abandon()
-        self._connections.abandon()
-        if super().started:
-            listener = self.__dict__.pop("socket") if self._given else None
-            super().close()
-            if listener is not None:
-                self.socket = listener
+            self.connections.end(socket)
 
 
-@calls_out
-def _tell_of_stop(server: SlotServer) -> None:
-    """Call the server's ``on_stop``, if it is started. What one raises is reported by gevent."""
-    for callback in list(server.on_stop) if server.started else ():
-        try:
-            callback()
-        except Exception:
-            get_hub().handle_error(callback, *sys.exc_info())
-
-
-def _say(socket: gevent_socket.socket, raw: _socket.socket, line: bytes) -> None:
+def _say(socket: gevent_socket.socket, line: bytes) -> None:
     if type(socket) is gevent_socket.socket:
         # Nothing is in the buffer yet, so there is room. gevent's sendall costs
         # more than the system call.
-        line = line[raw.send(line) :]
+        line = line[raw_of(socket).send(line) :]
     if line:
         socket.sendall(line)
