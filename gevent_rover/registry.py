@@ -69,6 +69,18 @@ def parse_listener(text: str) -> tuple[str, int]:
     return host, port
 
 
+def parse_listener_or_path(text: str) -> tuple[str, int] | str:
+    """Return where to listen: as :func:`parse_listener` does, or the path of ``unix:PATH``.
+
+    ``unix:@NAME`` is an abstract name (Linux); its path begins with a NUL.
+
+    :raises InvalidServerError: it's neither; the message names the culprit.
+    """
+    if text.startswith("unix:"):
+        return parse_server(text)[1]["path"]
+    return parse_listener(text)
+
+
 def server_gone(servers: Mapping[str, Server], id: str, server: Server) -> bool:
     """Tell whether a server left the registry, or changed in it, since ``server`` was its entry."""
     now = servers.get(id)

@@ -11,7 +11,7 @@ from gevent_rover.discovery.source import Source, extra
 from gevent_rover.discovery.urls import is_source_url, source_from_url, zookeeper_path
 from gevent_rover.errors import InvalidServerError
 from gevent_rover.models import Server
-from gevent_rover.registry import parse_listener, parse_server
+from gevent_rover.registry import parse_listener, parse_listener_or_path, parse_server
 
 
 def server(text: str) -> tuple[str, Server]:
@@ -58,6 +58,17 @@ def listener(text: str) -> tuple[str, int]:
     """
     try:
         return parse_listener(text)
+    except InvalidServerError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from None
+
+
+def listener_or_path(text: str) -> tuple[str, int] | str:
+    """Return the host and the port of a ``HOST:PORT`` where to listen, or a ``unix:`` path.
+
+    :raises argparse.ArgumentTypeError: it's neither; the message names it.
+    """
+    try:
+        return parse_listener_or_path(text)
     except InvalidServerError as exc:
         raise argparse.ArgumentTypeError(str(exc)) from None
 

@@ -14,28 +14,16 @@ from gevent.event import Event
 
 from gevent_rover.command import arguments, tls
 from gevent_rover.command.console import Output, printable, table
+from gevent_rover.command.servers import SERVERS, add_servers, registry_of, sources_of
 from gevent_rover.discovery.feeder import feed
-from gevent_rover.models import Attempt, Server
+from gevent_rover.models import Attempt
 from gevent_rover.roving.rover import Rover
 
 HELP: Final = "rove servers and print what they give"
 
-EPILOG: Final = """\
-A SERVER is one of
-  HOST:PORT       a name or an IPv4 address
-  [IPv6]:PORT     an IPv6 address
-  unix:PATH       a Unix domain socket
-  unix:@NAME      a Unix domain socket with an abstract name (Linux)
-each with ID= in front, if it's to have another id than its own text; an ID
-doesn't begin with "unix:". Or it's the URL of a source, which is followed:
-  file:///PATH                a server on each line, or JSON: {"ID": {"host", "port"}}
-  dns://NAME:PORT             all addresses of a name, again after their TTL
-  dns+srv://_SVC._tcp.NAME    the SRV records of a service
-  zk://HOST:PORT/PATH         the children of a ZooKeeper node; HOST:PORT may be several,
-                              with commas
-dns:// and dns+srv:// need the extra "dns" (pip install 'gevent_rover[dns]'),
-zk:// the extra "zookeeper".
-
+EPILOG: Final = (
+    SERVERS
+    + """
 With --json, every line is an object with the keys
   event           "connection", "unreachable" or "error"
   time            when, in seconds since 1970
@@ -50,13 +38,14 @@ and the last one with the keys
   attempts        how many there were
   servers         by id: {"connection", "unreachable", "error", "lowest_slot"}
 """
+)
 
 _OUTCOMES: Final = ("connection", "unreachable", "error")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what the rover can be told."""
-    parser.add_argument("server", metavar="SERVER", nargs="+", type=arguments.server_or_source)
+    add_servers(parser)
     parser.add_argument(
         "--interval",
         type=arguments.number(0.001, 86400),
@@ -80,8 +69,7 @@ def run(options: argparse.Namespace, output: Output, done: Event) -> int:
     :returns: the exit code.
     :raises BadOption: the options for TLS can't be used.
     """
-    servers = _registry(options)
-    sources = [each for each in options.server if not isinstance(each, tuple)]
+    servers = registry_of(options)
     width = max((len(printable(id)) for id in servers), default=0)
     tally = _Tally()
 
@@ -106,7 +94,7 @@ def run(options: argparse.Namespace, output: Output, done: Event) -> int:
     rover.on("error", lambda rover, error: None)
     rover.on("attempt", show)
     with ExitStack() as stack:
-        for source in sources:
+        for source in sources_of(options):
             stack.enter_context(feed(rover, source))
         stack.enter_context(rover)
         done.wait()
@@ -114,18 +102,6 @@ def run(options: argparse.Namespace, output: Output, done: Event) -> int:
     for line in [tally.json(ids)] if options.json else tally.lines(ids):
         output.line(line)
     return 0
-
-
-def _registry(options: argparse.Namespace) -> dict[str, Server]:
-    servers: dict[str, Server] = {}
-    for each in options.server:
-        if not isinstance(each, tuple):
-            continue
-        id, server = each
-        if id in servers:
-            options.parser.error(f"argument SERVER: duplicate ID {id!r}")
-        servers[id] = tls.with_hostname(id, server, options)
-    return servers
 
 
 class _Tally:
