@@ -22,8 +22,10 @@ from gevent_rover.pooling.lease import Lease
 from gevent_rover.pooling.pool import SlotPool
 from gevent_rover.pooling.stats import CloseReason, PoolStats, ServerStats
 from gevent_rover.registry import check_server, parse_listener, parse_server
+from gevent_rover.relay import Relay
 from gevent_rover.roving.rover import Rover
 from gevent_rover.roving.supply import Demand, Supply
+from gevent_rover.serving.front import Front
 from gevent_rover.serving.server import SlotServer
 from gevent_rover.signals import attempt, closed, connection, error, unreachable
 
@@ -33,6 +35,7 @@ __all__ = [
     "CloseReason",
     "Demand",
     "Entry",
+    "Front",
     "InvalidServerError",
     "Lease",
     "LeaseOutcome",
@@ -45,6 +48,7 @@ __all__ = [
     "PoolStats",
     "PoolTimeout",
     "ProtocolError",
+    "Relay",
     "ResourceError",
     "Rover",
     "RoverError",

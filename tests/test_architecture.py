@@ -110,5 +110,5 @@ def test_loggers_keep_their_names() -> None:
         and node.func.attr == "getLogger"
         and isinstance(node.args[0], ast.Constant)
     }
-    parts = ("cli", "discovery", "forks", "pool", "rover", "server")
+    parts = ("cli", "discovery", "forks", "pool", "relay", "rover", "server")
     assert found == {f"gevent_rover.{part}" for part in parts}

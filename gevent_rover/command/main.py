@@ -14,12 +14,14 @@ from gevent import monkey
 from gevent.event import Event
 
 from gevent_rover import __version__
-from gevent_rover.command import demo, rove, serve
+from gevent_rover.command import demo, front, relay, rove, serve
 from gevent_rover.command.console import Output, printable
 from gevent_rover.command.tls import BadOption
 from gevent_rover.net.forks import check_loop
 
 _LEVELS: Final = (logging.ERROR, logging.INFO, logging.DEBUG)
+# What runs for long says in its log what a person should know.
+_WARN: Final = (logging.WARNING, logging.INFO, logging.DEBUG)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +44,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         check_loop()
     except RuntimeError as exc:
         options.parser.error(str(exc))
-    level = _LEVELS[min(options.verbose + options.verbose_too, len(_LEVELS) - 1)]
+    louder = options.verbose + options.verbose_too
+    level = options.levels[min(louder, len(options.levels) - 1)]
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     done = Event()
     output = Output(done)
@@ -73,7 +76,8 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> _Parser:
     parser = _Parser(
         prog="gevent-rover",
-        description="Rove servers for their lowest slots, or be such a server.",
+        description="Rove servers for their lowest slots, or be such a server; and take part"
+        " with servers and clients that know nothing of slots.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"gevent-rover {__version__}")
@@ -81,14 +85,19 @@ def _parser() -> _Parser:
     parser.add_argument("-v", "--verbose", action="count", default=0, help=louder)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, function: Callable[..., int], **texts: Any) -> _Parser:
+    def command(
+        name: str,
+        function: Callable[..., int],
+        levels: tuple[int, ...] = _LEVELS,
+        **texts: Any,
+    ) -> _Parser:
         added: _Parser = commands.add_parser(
             name,
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             **texts,
         )
-        added.set_defaults(command=function, parser=added)
+        added.set_defaults(command=function, parser=added, levels=levels)
         added.add_argument(
             "-v", "--verbose", dest="verbose_too", action="count", default=0, help=louder
         )
@@ -97,4 +106,8 @@ def _parser() -> _Parser:
     demo.add_options(command("demo", demo.run, help=demo.HELP))
     rove.add_options(command("rove", rove.run, help=rove.HELP, epilog=rove.EPILOG))
     serve.add_options(command("serve", serve.run, help=serve.HELP))
+    texts = {"help": front.HELP, "epilog": front.EPILOG}
+    front.add_options(command("front", front.run, _WARN, **texts))
+    texts = {"help": relay.HELP, "epilog": relay.EPILOG}
+    relay.add_options(command("relay", relay.run, _WARN, **texts))
     return parser
