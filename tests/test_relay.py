@@ -9,7 +9,7 @@ from typing import Any
 
 import gevent
 import pytest
-from conftest import entry, wait_until
+from conftest import entry, port_of, wait_until
 from gevent import socket
 from test_server import read_all
 
@@ -55,7 +55,7 @@ def relay_of(closing: Closing) -> Relays:
 @pytest.fixture
 def connect(closing: Closing) -> Connect:
     def connect(relay: Relay) -> Any:
-        return closing(socket.create_connection(relay.address, timeout=5))
+        return closing(socket.create_connection(("127.0.0.1", port_of(relay)), timeout=5))
 
     return connect
 
@@ -252,7 +252,7 @@ def test_a_pool_must_lease_sockets(
     rover = closing(Rover({"a": entry(slot_server(echo))}, roving_interval=0.05))
     pool = closing(SlotPool(rover, max_slots=1, setup=lambda sock, slot: "a client"))
     rover.start()
-    relay = closing(Relay(("127.0.0.1", 0), pool))  # type: ignore[arg-type]
+    relay = closing(Relay(("127.0.0.1", 0), pool))
     relay.start()
     assert read_all(connect(relay)) == b""
     wait_until(lambda: reported)
@@ -265,5 +265,6 @@ def test_a_pool_must_lease_sockets(
 
 @pytest.mark.parametrize("option", ["timeout", "keepalive"])
 def test_numbers_are_checked(option: str) -> None:
+    options: dict[str, Any] = {option: "soon"}
     with pytest.raises(ValueError, match=option):
-        Relay(("127.0.0.1", 0), SlotPool(), **{option: "soon"})  # type: ignore[arg-type]
+        Relay(("127.0.0.1", 0), SlotPool(), **options)
