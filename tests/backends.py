@@ -20,7 +20,7 @@ from gevent import socket
 from gevent.subprocess import PIPE, STDOUT, Popen, run
 from namespaces import PATH, lacking
 
-from gevent_rover import SlotServer
+from gevent_rover import Front
 
 CHECKS = Path(__file__).parent / "clients"
 EXAMPLES = Path(__file__).parent.parent / "examples" / "clients"
@@ -95,12 +95,9 @@ def running(*command: str, port: int, timeout: float = 30.0, **options: Any) -> 
 
 
 @contextmanager
-def fronts(*ports: int) -> Iterator[list[SlotServer]]:
-    """Put a slot server in front of each backend; it copies bytes both ways behind the slot line.
-
-    It connects to its backend before it reads anything, so a server that speaks first does.
-    """
-    servers = [_front(port) for port in ports]
+def fronts(*ports: int) -> Iterator[list[Front]]:
+    """Put a front before each backend."""
+    servers = [Front(("127.0.0.1", 0), {"host": "127.0.0.1", "port": port}) for port in ports]
     for server in servers:
         server.start()
     try:
@@ -108,35 +105,6 @@ def fronts(*ports: int) -> Iterator[list[SlotServer]]:
     finally:
         for server in servers:
             server.stop(timeout=0)
-
-
-def _front(port: int) -> SlotServer:
-    def handle(slot: int, client: Any, address: Any) -> None:
-        try:
-            with socket.create_connection(("127.0.0.1", port)) as backend:
-                back = gevent.spawn(_copy, backend, client)
-                try:
-                    _copy(client, backend)
-                    back.join()
-                finally:
-                    back.kill()
-        except OSError:
-            pass  # Either side went: so does the other.
-
-    return SlotServer(("127.0.0.1", 0), handle)
-
-
-def _copy(source: Any, target: Any) -> None:
-    try:
-        while data := source.recv(65536):
-            target.sendall(data)
-    except OSError:
-        pass
-    finally:
-        try:
-            target.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
 
 
 def run_check(name: str, *arguments: object, patched: bool, timeout: float = 50.0) -> str:
