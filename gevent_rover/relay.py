@@ -9,11 +9,11 @@ from typing import Any, Final
 
 from gevent import socket as gevent_socket
 
-from gevent_rover.checks import check_seconds, check_timeout, checked
+from gevent_rover.checks import check_timeout, checked
 from gevent_rover.errors import PoolError
 from gevent_rover.net.pump import Pump
 from gevent_rover.net.pumps import Pumps
-from gevent_rover.net.sockets import keep_alive, no_delay
+from gevent_rover.net.sockets import check_keepalive, keep_alive, no_delay
 from gevent_rover.pooling.pool import SlotPool
 from gevent_rover.serving.base import ConnectionServer
 
@@ -70,7 +70,7 @@ class Relay(ConnectionServer):
         #: Whose connections the clients get; ``pool`` is that of the greenlets.
         self.slot_pool = pool
         self.timeout = timeout
-        self.keepalive = None if keepalive is None else check_seconds("keepalive", keepalive)
+        self.keepalive = check_keepalive(keepalive)
         #: How many clients had a connection so far, and how many were closed for want of one.
         self.served = 0
         self.turned_away = 0

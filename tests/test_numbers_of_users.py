@@ -11,11 +11,12 @@ import pytest
 from conftest import Event, entry, wait_until
 from gevent import socket
 
-from gevent_rover import PoolTimeout, Rover, Server, SlotPool, Slots, SlotServer
+from gevent_rover import Front, PoolTimeout, Relay, Rover, Server, SlotPool, Slots, SlotServer
 
 Rovers = Callable[..., tuple[Rover, list[Event]]]
 SlotServers = Callable[..., SlotServer]
 
+BACKEND: Server = {"host": "127.0.0.1", "port": 1}
 HUGE = 10**5000  # with more digits than Python writes
 NO_NUMBER: list[Any] = [math.nan, True, False, "1", b"1", 1j, [1], object]
 #: How long something may take: longer than nothing, and not for ever.
@@ -73,6 +74,26 @@ CONSTRUCTORS: dict[str, tuple[Any, str, list[Any]]] = {
         lambda bad: SlotServer(("127.0.0.1", 0), handle, spawn=bad),
         "spawn",
         [True, False, 0, -1],
+    ),
+    "Front(connect_timeout)": (
+        lambda bad: Front(("127.0.0.1", 0), BACKEND, connect_timeout=bad),
+        "connect_timeout",
+        NO_SECONDS,
+    ),
+    "Front(keepalive)": (
+        lambda bad: Front(("127.0.0.1", 0), BACKEND, keepalive=bad),
+        "keepalive",
+        [*NO_NUMBER, 0, -1, math.inf, HUGE, 40000],
+    ),
+    "Relay(timeout)": (
+        lambda bad: Relay(("127.0.0.1", 0), SlotPool(), timeout=bad),
+        "timeout",
+        NO_TIMEOUT,
+    ),
+    "Relay(keepalive)": (
+        lambda bad: Relay(("127.0.0.1", 0), SlotPool(), keepalive=bad),
+        "keepalive",
+        [*NO_NUMBER, 0, -1, math.inf, HUGE, 40000],
     ),
     "Slots(stride)": (lambda bad: Slots(stride=bad), "stride", [*NO_COUNT, HUGE]),
     "Slots(offset)": (lambda bad: Slots(offset=bad), "offset", [*NO_INT, -1, None, HUGE]),

@@ -261,10 +261,3 @@ def test_a_pool_must_lease_sockets(
     assert str(failure) == "a relay's pool must lease sockets, and it leased 'a client'"
     reported.clear()
     wait_until(lambda: pool.stats().leased == 0)
-
-
-@pytest.mark.parametrize("option", ["timeout", "keepalive"])
-def test_numbers_are_checked(option: str) -> None:
-    options: dict[str, Any] = {option: "soon"}
-    with pytest.raises(ValueError, match=option):
-        Relay(("127.0.0.1", 0), SlotPool(), **options)

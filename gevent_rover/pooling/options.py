@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gevent_rover.checks import check_count, check_seconds
+from gevent_rover.net.sockets import check_keepalive
 from gevent_rover.policy.choice import Choice
 
 #: Called with a connection's socket and slot; returns the client, or None for the socket.
@@ -14,9 +15,6 @@ Setup = Callable[[Any, Any], Any]
 
 #: Called with a connection's client.
 Hook = Callable[[Any], Any]
-
-#: The most seconds that the kernel waits before it probes a connection: Linux, tcp(7).
-_MAX_KEEPALIVE = 32767
 
 
 @dataclass(frozen=True)
@@ -41,12 +39,11 @@ class Options:
         :raises ValueError: a number that isn't valid.
         :raises TypeError: a hook that can't be called.
         """
-        for name in ("max_lifetime", "max_idle", "keepalive"):
+        for name in ("max_lifetime", "max_idle"):
             value = getattr(self, name)
             if value is not None:
                 check_seconds(name, value)
-        if self.keepalive is not None and self.keepalive > _MAX_KEEPALIVE:
-            raise ValueError(f"keepalive must be {_MAX_KEEPALIVE} s at most, got {self.keepalive}")
+        check_keepalive(self.keepalive)
         if self.max_waiting is not None:
             check_count("max_waiting", self.max_waiting, least=0)
         if self.check_after != 0:

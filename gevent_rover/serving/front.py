@@ -13,7 +13,7 @@ from gevent_rover.checks import check_seconds, checked
 from gevent_rover.models import Server
 from gevent_rover.net.connecting import connect
 from gevent_rover.net.pumps import Pumps
-from gevent_rover.net.sockets import end_whole, keep_alive
+from gevent_rover.net.sockets import check_keepalive, end_whole, keep_alive
 from gevent_rover.registry import check_server
 from gevent_rover.serving.proxy_header import proxy_header
 from gevent_rover.serving.server import SlotServer
@@ -69,7 +69,7 @@ class Front(SlotServer):
         self.backend = backend
         self.connect_timeout = connect_timeout
         self.proxy_protocol = proxy_protocol
-        self.keepalive = None if keepalive is None else check_seconds("keepalive", keepalive)
+        self.keepalive = check_keepalive(keepalive)
         #: How many connections had a slot so far, and how many none, for want of a backend.
         self.served = 0
         self.unreachable = 0
