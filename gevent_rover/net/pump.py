@@ -16,6 +16,7 @@ from gevent_rover.net.sockets import (
     raw_of,
     reader_of,
     reset,
+    unread,
     writer_of,
 )
 
@@ -37,7 +38,6 @@ class Flow:
     __slots__ = (
         "_buffer",
         "_chunk",
-        "_pump",
         "_reader",
         "_receive",
         "_send",
@@ -45,6 +45,7 @@ class Flow:
         "back",
         "carried",
         "ended",
+        "pump",
         "rest",
         "source",
         "target",
@@ -54,7 +55,7 @@ class Flow:
     waits: Any = BlockingIOError
 
     def __init__(self, pump: Pump, source: Any, target: Any, buffer: bytearray) -> None:
-        self._pump = pump
+        self.pump = pump
         self.source = source
         self.target = target
         self._buffer = buffer
@@ -95,10 +96,10 @@ class Flow:
         except self.waits:
             return
         except OSError as exc:
-            self._pump.lost(self.source, exc)
+            self.pump.lost(self.source, exc)
             return
         if count == 0:
-            self._end()
+            self.source_ended()
             return
         self.carried += count
         try:
@@ -106,9 +107,9 @@ class Flow:
         except self.waits:
             sent = 0
         except OSError as exc:
-            self._pump.lost(self.target, exc)
+            self.pump.lost(self.target, exc)
             return
-        if sent != count and not self._pump.over:
+        if sent != count and not self.pump.over:
             self.rest = memoryview(bytes(self._chunk[sent:count]))
             self._reader.stop()
             self._writer.start(self.on_writable)
@@ -122,30 +123,34 @@ class Flow:
         except self.waits:
             return
         except OSError as exc:
-            self._pump.lost(self.target, exc)
+            self.pump.lost(self.target, exc)
             return
-        if not self.rest and not self._pump.over:
+        if not self.rest and not self.pump.over:
             self._writer.stop()
             self._reader.start(self.on_readable)
 
-    def _end(self) -> None:
-        if self.ended or self._pump.over:
+    def source_ended(self) -> None:
+        """Tell the target that the source says no more."""
+        if self.ended or self.pump.over:
             return
         self.ended = True
         self._reader.stop()
         try:
             self.end_target()
         except OSError as exc:
-            self._pump.lost(self.target, exc)
+            self.pump.lost(self.target, exc)
         else:
-            self._pump.half_ended(self.source)
+            self.pump.half_ended(self.source)
 
     def end_target(self) -> None:
-        """Tell the target that the source says no more.
+        """End the half of the target's connection in which it hears.
 
         :raises OSError: it can't be told.
         """
         raw_of(self.target).shutdown(_socket.SHUT_WR)
+
+    def finish(self) -> None:
+        """Do what's left to do when both sides have ended."""
 
 
 class Pump:
@@ -186,7 +191,7 @@ class Pump:
     def run(self) -> None:
         """Pass on what both sides say until both have ended, or one is lost, or it's stopped.
 
-        What wakes it is the hub, and :meth:`stop` from any greenlet.
+        What wakes it is the hub, and :meth:`stop` from any greenlet. A kill cuts it off.
         """
         try:
             for flow in self.flows:
@@ -194,8 +199,21 @@ class Pump:
                     flow.start()
             if not self.over:
                 self._ended.wait()
-        finally:
-            self.stop()
+        except BaseException:
+            self.cut()
+            raise
+
+    def cut(self) -> None:
+        """Stop it, wherever it is: who lacks bytes that are here is reset. Doesn't switch.
+
+        Else what's cut off would end as if it were whole.
+        """
+        if self.over:
+            return
+        lacking = [flow.target for flow in self.flows if flow.rest or unread(flow.source)]
+        self.stop()
+        for side in lacking:
+            reset(side)
 
     def stop(self) -> None:
         """Pass nothing on any more. Doesn't switch."""
@@ -218,6 +236,8 @@ class Pump:
     def half_ended(self, side: Any) -> None:
         """Take note that one side says no more."""
         if all(flow.ended for flow in self.flows):
+            for flow in self.flows:
+                flow.finish()
             self.stop()
             return
         self.first_ended = side
@@ -225,7 +245,7 @@ class Pump:
             self._timer = get_hub().loop.timer(LOOK_AFTER, LOOK_AFTER)
             self._timer.start(self._look_after, side, update=True)
 
-    def lost(self, side: Any, failure: OSError) -> None:
+    def lost(self, side: Any, failure: Exception) -> None:
         """End, since one side was reset: reset the other one, too."""
         if self.over:
             return

@@ -37,7 +37,7 @@ class Pumps:
         """Stop those over which nothing has passed yet."""
         for pump in list(self._running):
             if not pump.carried:
-                pump.stop()
+                pump.cut()
 
     def abandon(self) -> None:
         """Let go of all of them, in a forked child."""

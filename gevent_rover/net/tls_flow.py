@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from gevent import ssl
 
-from gevent_rover.net.pump import Flow
-from gevent_rover.net.sockets import raw_of
+from gevent_rover.net.pump import Flow, Pump
+from gevent_rover.net.sockets import raw_of, unread
 
 _WAITS: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -15,13 +15,17 @@ _WAITS: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 class TLSFlow(Flow):
     """Passes on what was, or is to be, encrypted.
 
-    TLS has no half-close that all understand: a side that is to hear no more gets a
-    ``close_notify``, after which it may still speak.
+    TLS ends a half with a ``close_notify``, after which the other side may still speak.
     """
 
-    __slots__ = ()
+    __slots__ = ("end_is_due",)
 
     waits = _WAITS
+
+    def __init__(self, pump: Pump, source: Any, target: Any, buffer: bytearray) -> None:
+        super().__init__(pump, source, target, buffer)
+        #: Whether the target has yet to be told that the source has ended.
+        self.end_is_due = False
 
     def methods_of(self, sock: Any) -> Any:
         if not isinstance(sock, ssl.SSLSocket):
@@ -39,12 +43,49 @@ class TLSFlow(Flow):
         # What TLS itself had to read may be what the other direction waited for.
         if self.back.rest:
             self.back.on_writable()
+        self._help_back()
+
+    def on_writable(self) -> None:
+        super().on_writable()
+        self._help_back()
+
+    def _help_back(self) -> None:
+        back: Any = self.back
+        if back.end_is_due and not self.pump.over:
+            back.say_end()
 
     def end_target(self) -> None:
-        if not isinstance(self.target, ssl.SSLSocket):
+        if isinstance(self.target, ssl.SSLSocket):
+            self.end_is_due = True
+            self.say_end()
+        else:
             super().end_target()
+
+    def say_end(self) -> None:
+        """Say ``close_notify``, unless the target has something to say that isn't read yet.
+
+        OpenSSL says it and goes on to read, and what it finds then is lost.
+        """
+        if self.back.rest or (not self.back.ended and self._has_unread()):
             return
+        self.end_is_due = False
         try:
             self.target.unwrap()
         except _WAITS:
-            pass  # It's told; its own close_notify is yet to come.
+            return  # It's told; its own close_notify is yet to come.
+        except (OSError, ValueError) as exc:
+            self.pump.lost(self.target, exc)
+            return
+        # It had said the same, and that was read just now.
+        self.back.source_ended()
+
+    def _has_unread(self) -> bool:
+        return self.target.pending() > 0 or unread(self.target) is not None
+
+    def finish(self) -> None:
+        if self.end_is_due:
+            self.end_is_due = False
+            try:
+                self.target.unwrap()
+            except (OSError, ValueError):
+                pass  # Nobody listens any more.
