@@ -15,7 +15,9 @@ from gevent_rover.net.pump import Pump
 from gevent_rover.net.pumps import Pumps
 from gevent_rover.net.sockets import check_keepalive, keep_alive, no_delay
 from gevent_rover.pooling.pool import SlotPool
+from gevent_rover.pooling.stats import CloseReason
 from gevent_rover.serving.base import ConnectionServer
+from gevent_rover.signals import closed
 
 #: Seconds for which the log doesn't repeat a warning about another client.
 QUIET: Final = 10.0
@@ -36,6 +38,9 @@ class Relay(ConnectionServer):
     ``gevent_rover.relay``, once in 10 seconds. The pool's ``max_slots`` must exceed the
     number of clients that are connected at a time, or the next one waits for another to
     leave; the log says so.
+
+    Servers that speak first (MySQL, SMTP) can't be relayed: a connection on which bytes
+    arrived that nobody asked for isn't kept. The log says so.
 
     A server that resets a connection, or ends it without an answer to what the client said,
     has failed (see :meth:`SlotPool.discard`). How long a client stays says nothing about its
@@ -77,6 +82,7 @@ class Relay(ConnectionServer):
         self._said: dict[str, float] = {}  # what the log said, and when
         #: The pairs of connections that bytes pass between.
         self.pumps = Pumps()
+        closed.connect(self._on_closed, sender=pool)
         super().__init__(listener, **options)
         self.on_stop.append(self.pumps.stop_unused)
 
@@ -118,6 +124,11 @@ class Relay(ConnectionServer):
                 clients,
                 most,
             )
+
+    def _on_closed(self, sender: object, *, slot: int, client: object, reason: CloseReason) -> None:
+        if reason == "unread":
+            id = getattr(slot, "server_id", None)
+            self._warn("server %r speaks before it's asked: a relay can't keep its connections", id)
 
     def _warn(self, message: str, *args: object) -> None:
         """Log a warning; the same one for other clients only at DEBUG for a while."""

@@ -235,6 +235,20 @@ def test_a_stop_closes_who_waits_and_who_is_unused_and_lets_the_others_finish(
     wait_until(lambda: relay.slot_pool.stats().idle == 2)
 
 
+def test_a_server_that_speaks_first_is_one_line_in_the_log(
+    slot_server: SlotServers, relay_of: Relays, caplog: pytest.LogCaptureFixture
+) -> None:
+    def greet(slot: int, sock: Any, address: Any) -> None:
+        gevent.sleep(0.01)
+        sock.sendall(b"220 hello")
+        sock.recv(1)
+
+    relay = relay_of(slot_server(greet), ready=False)
+    wait_until(lambda: relay.slot_pool.stats().closed["unread"] >= 3)
+    said = [each.message for each in caplog.records if each.name == "gevent_rover.relay"]
+    assert said == ["server '0' speaks before it's asked: a relay can't keep its connections"]
+
+
 def test_a_pool_that_is_closed_turns_clients_away(
     slot_server: SlotServers, relay_of: Relays, connect: Connect
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from contextlib import ExitStack
 from typing import Any, Final
 
@@ -13,9 +14,12 @@ from gevent_rover.command.console import Output
 from gevent_rover.command.servers import SERVERS, add_servers, registry_of, sources_of
 from gevent_rover.command.serving import add_drain, add_listen, serve
 from gevent_rover.discovery.feeder import feed
+from gevent_rover.errors import RoverError
 from gevent_rover.pooling.pool import SlotPool
 from gevent_rover.relay import Relay
 from gevent_rover.roving.rover import Rover
+
+_log: Final = logging.getLogger("gevent_rover.cli")
 
 HELP: Final = "give unmodified clients on this machine connections to slot servers"
 
@@ -55,8 +59,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--connect-timeout",
         type=arguments.number(0.001, 86400),
-        default=5.0,
-        help="seconds to get a connection with a slot from a server (default: 5)",
+        default=3.0,
+        help="seconds to get a connection with a slot from a server (default: 3)",
     )
     add_drain(parser)
     tls.add_client_options(parser)
@@ -74,6 +78,7 @@ def run(options: argparse.Namespace, output: Output, done: Event) -> int:
         timeout=options.connect_timeout,
         ssl_context=tls.client_context(options),
     )
+    rover.on("error", _Errors().log)
     relays: list[Relay] = []
 
     def make(listener: Any) -> Relay:
@@ -90,3 +95,15 @@ def run(options: argparse.Namespace, output: Output, done: Event) -> int:
         stack.enter_context(rover)
         pool = stack.enter_context(SlotPool(rover, max_slots=options.max_slots))
         return serve(make, options, output, done, last_words)
+
+
+class _Errors:
+    """Has the log say each error, but not again and again."""
+
+    def __init__(self) -> None:
+        self._latest = ""
+
+    def log(self, rover: Rover, error: RoverError) -> None:
+        said = f"{type(error).__name__}: {error}"
+        repeated, self._latest = said == self._latest, said
+        _log.log(logging.DEBUG if repeated else logging.WARNING, "error: %s", said)

@@ -60,6 +60,12 @@ def add_slot_options(parser: argparse.ArgumentParser) -> None:
         help="announce the server in ZooKeeper: zk://HOST:PORT[,HOST:PORT…]/PATH makes it a"
         " child of that node for as long as it serves (extra: zookeeper)",
     )
+    parser.add_argument(
+        "--announce-as",
+        metavar="HOST:PORT",
+        type=arguments.listener,
+        help="where others reach it (default: where it listens)",
+    )
 
 
 def add_drain(parser: argparse.ArgumentParser) -> None:
@@ -106,7 +112,8 @@ def serve(
     announcement = None
     if getattr(options, "announce", None) is not None:
         try:
-            announcement = announce(server, *options.announce)
+            host, port = options.announce_as or (None, None)
+            announcement = announce(server, *options.announce, host=host, port=port or None)
         except ValueError as exc:
             raise BadOption(f"argument --announce: {exc}") from exc
     done.wait()
