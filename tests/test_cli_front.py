@@ -104,6 +104,8 @@ def end(process: Any) -> tuple[list[str], str]:
         (["front", "127.0.0.1:0", "127.0.0.1:80", "--drain", "-1"], "--drain"),
         (["front", "127.0.0.1:0", "127.0.0.1:80", "--tls"], "--cert"),
         (["front", "127.0.0.1:0", "127.0.0.1:80", "--announce", "dns://a:1"], "--announce"),
+        (["front", "127.0.0.1:0", "127.0.0.1:80", "--announce-as", "x"], "--announce-as"),
+        (["front", "127.0.0.1:0", "127.0.0.1:80", "--announce-as", "x:1"], "needs --announce"),
         (["relay", "127.0.0.1:0"], "SERVER"),
         (["relay", "127.0.0.1:0", "a=127.0.0.1:80", "a=127.0.0.1:81"], "duplicate ID 'a'"),
         (["relay", "127.0.0.1:0", "127.0.0.1:80", "--max-slots", "0"], "--max-slots"),

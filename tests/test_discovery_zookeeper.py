@@ -356,6 +356,25 @@ def test_paths_may_be_below_a_chroot(zookeeper: ZooKeeper, admin: Any, path: str
 
 
 @integration
+def test_a_front_is_announced_by_its_command_as_it_is_told_to(
+    zookeeper: ZooKeeper, path: str
+) -> None:
+    rover = Rover()
+    where = ("front", "127.0.0.1:0", "127.0.0.1:1")
+    announced = ("--announce", f"zk://{zookeeper.hosts}{path}", "--announce-as", "web1:7")
+    process: Any = Popen([sys.executable, "-m", "gevent_rover", *where, *announced], stdout=PIPE)
+    try:
+        with feed(rover, ZooKeeperSource(zookeeper.hosts, path)):
+            wait_until(lambda: rover.servers == {"web1:7": {"host": "web1", "port": 7}}, 20)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@integration
 def test_servers_that_announce_themselves_fill_a_pool(
     zookeeper: ZooKeeper, path: str, slot_server: Any
 ) -> None:

@@ -99,6 +99,9 @@ def serve(
     :raises BadOption: the server can't be announced.
     """
     _allow_descriptors()
+    announce_at = getattr(options, "announce", None)
+    if announce_at is None and getattr(options, "announce_as", None) is not None:
+        raise BadOption("argument --announce-as: needs --announce")
     place = options.listen
     try:
         server = make(_listen_at(place) if isinstance(place, str) else place)
@@ -110,10 +113,10 @@ def serve(
         return 1
     output.line(f"listening on {_text_of(server.address)}")
     announcement = None
-    if getattr(options, "announce", None) is not None:
+    if announce_at is not None:
         try:
             host, port = options.announce_as or (None, None)
-            announcement = announce(server, *options.announce, host=host, port=port or None)
+            announcement = announce(server, *announce_at, host=host, port=port or None)
         except ValueError as exc:
             raise BadOption(f"argument --announce: {exc}") from exc
     done.wait()
