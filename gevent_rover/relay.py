@@ -102,7 +102,7 @@ class Relay(ConnectionServer):
             self._warn("no connection for %s: %s", address or "a client", exc)
             return
         self.connections.prepared(client)
-        failed = False
+        verdict = {"failed": False}
         try:
             if not isinstance(server, gevent_socket.socket):
                 raise TypeError(f"a relay's pool must lease sockets, and it leased {server!r}")
@@ -110,11 +110,11 @@ class Relay(ConnectionServer):
             no_delay(client)
             if self.keepalive is not None:
                 keep_alive(client, self.keepalive)
-            failed = _has_failed(self.pumps.run(client, server), server)
+            verdict = _verdict(self.pumps.run(client, server), server)
         except OSError as exc:
             _log.debug("%s has gone: %s", address or "a client", exc)
         finally:
-            self.slot_pool.discard(server, failed=failed)
+            self.slot_pool.discard(server, **verdict)
 
     def _warn_if_short(self) -> None:
         clients, most = self.clients, self.slot_pool.max_slots
@@ -144,9 +144,9 @@ class Relay(ConnectionServer):
         super()._after_fork()
 
 
-def _has_failed(pump: Pump, server: gevent_socket.socket) -> bool:
-    """Tell whether the server is to blame for how it ended."""
-    if pump.lost_side is not None:
-        return pump.lost_side is server
+def _verdict(pump: Pump, server: gevent_socket.socket) -> dict[str, bool]:
+    """Return what its end says of the server, for :meth:`SlotPool.discard`."""
     asked, answered = pump.flows
-    return pump.first_ended is server and asked.carried > 0 and not answered.carried
+    unanswered = pump.first_ended is server and asked.carried > 0 and not answered.carried
+    failed = pump.lost_side is server or unanswered
+    return {"failed": failed, "worked": not failed and answered.carried > 0}

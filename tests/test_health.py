@@ -59,6 +59,34 @@ def test_a_server_that_hangs_is_avoided_until_the_next_tick_but_has_not_failed()
     assert avoided(health) == set()
 
 
+def test_a_server_that_hung_and_gives_a_slot_is_not_avoided_any_more() -> None:
+    health = Health()
+    health.hangs("a")
+    health.came_late("a")
+    assert avoided(health) == set()
+    health.came_late("unknown")
+
+
+def test_one_that_failed_or_is_suspected_is_avoided_however_late_another_slot_comes() -> None:
+    health = Health()
+    health.record("a", "unreachable", 0.0)
+    health.suspect("b")
+    for id in ("a", "b"):
+        health.hangs(id)
+        health.came_late(id)
+    assert avoided(health) == {"a", "b"}
+
+
+def test_a_server_that_did_what_was_asked_is_not_suspected_any_more() -> None:
+    health = Health()
+    health.suspect("a")
+    health.of("a").worked()
+    assert health.suspects == set()
+    health.tick(IDS, 0.0)
+    health.picked("a")
+    assert avoided(health) == set()
+
+
 def test_a_server_is_unreachable_from_the_first_such_outcome_until_a_connection() -> None:
     health = Health()
     health.record("a", "unreachable", 1.0)

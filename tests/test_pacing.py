@@ -164,6 +164,30 @@ def test_an_attempt_that_begins_again_does_not_hide_an_older_one() -> None:
     assert pacing.room(100) == 1
 
 
+def test_it_is_known_which_attempt_hung_until_it_is_over() -> None:
+    pacing = Pacing(2)
+    pacing.begin("early", "a", 0.0)
+    pacing.begin("late", "b", 1.0)
+    assert list(pacing.hanging(1.0)) == ["a"]
+    assert pacing.hung("early")
+    assert not pacing.hung("late")
+
+
+def test_it_resumes_in_the_same_interval_only_if_all_servers_were_avoided() -> None:
+    pacing = Pacing(8)
+    pacing.end(all_avoided=True)
+    assert pacing.room(100) == 0
+    pacing.resume()
+    assert pacing.room(100) == 1
+    pacing.end(all_avoided=True)
+    pacing.end()
+    pacing.end(all_avoided=True)
+    pacing.resume()
+    assert pacing.room(100) == 0  # There was another reason, too.
+    pacing.tick()
+    assert pacing.room(100) == 1
+
+
 def test_repr_tells_the_state() -> None:
     pacing = Pacing(8)
     pacing.succeed()

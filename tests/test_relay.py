@@ -249,6 +249,49 @@ def test_a_server_that_speaks_first_is_one_line_in_the_log(
     assert said == ["server '0' speaks before it's asked: a relay can't keep its connections"]
 
 
+def test_a_server_whose_connections_died_is_trusted_once_it_has_answered(
+    slot_server: SlotServers, closing: Closing, connect: Connect
+) -> None:
+    """Though no connection of a relay's lasts for an interval where clients come and go."""
+    server = slot_server(echo)
+    rover = closing(Rover({"a": entry(server)}, roving_interval=0.5))
+    pool = closing(SlotPool(rover, max_slots=8))
+    rover.start()
+    pool.wait_ready()
+    relay = closing(Relay(("127.0.0.1", 0), pool))
+    relay.start()
+    assert server.pool is not None
+    server.pool.kill()  # Idle connections die young, so the server is suspected.
+    wait_until(lambda: pool.stats().servers["a"].suspect)
+    for _ in range(40):  # One in an interval would take 20 s.
+        with connect(relay) as client:
+            assert ask(client, b"x") == b"x"
+    assert not pool.stats().servers["a"].suspect
+
+
+def test_three_failures_are_forgotten_when_a_connection_has_worked(
+    slot_server: SlotServers, relay_of: Relays, connect: Connect
+) -> None:
+    said: list[bytes] = []
+
+    def fail_at_first(slot: int, sock: Any, address: Any) -> None:
+        data = sock.recv(100)
+        if len(said) == 3:
+            sock.sendall(data)
+        elif data:  # Else it was an attempt of the rover's.
+            said.append(data)
+
+    relay = relay_of(slot_server(fail_at_first))
+    for _ in range(4):
+        with connect(relay) as client:
+            client.sendall(b"x")
+            heard = read_all(client)
+        wait_until(lambda: relay.clients == 0)
+    assert heard == b"x"
+    [server] = relay.slot_pool.stats().servers.values()
+    assert (server.failures, server.set_aside) == (3, False)
+
+
 def test_a_pool_that_is_closed_turns_clients_away(
     slot_server: SlotServers, relay_of: Relays, connect: Connect
 ) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gevent
@@ -11,7 +12,7 @@ from conftest import Event, Listener, Reported, entry, open_descriptors, wait_un
 from gevent import socket
 
 from gevent_rover import Rover, Server, SlotServer
-from gevent_rover.policy.pacing import MAX_FAILURES
+from gevent_rover.policy.pacing import HANGS_AFTER, MAX_FAILURES
 
 Rovers = Callable[..., tuple[Rover, list[Event]]]
 Servers = Callable[..., Server]
@@ -39,6 +40,29 @@ def test_a_deficit_is_filled_without_waiting_for_an_interval(
     wait_until(lambda: rover.pending == 0)
     # What is on its way counts, so no more is fetched than wanted.
     assert outcomes(events) == ["connection"] * 50
+
+
+def test_a_deficit_is_filled_in_one_interval_though_each_slot_line_takes_long(
+    rover_of: Rovers, closing: Callable[[Any], Any]
+) -> None:
+    """Longer than what counts as hanging: TLS to another continent, say."""
+
+    @contextmanager
+    def wait(sock: socket.socket, address: object) -> Iterator[None]:
+        gevent.sleep(HANGS_AFTER * 1.5)
+        yield
+
+    def handle(slot: int, sock: socket.socket, address: object, prepared: None) -> None:
+        sock.recv(1)
+
+    server = closing(SlotServer(("127.0.0.1", 0), handle, prepare=wait))
+    server.stop_timeout = 0
+    server.start()
+    rover, events = rover_of({"far": entry(server)}, roving_interval=3600.0)
+    wants(rover, events, 20)
+    rover.start()
+    wait_until(lambda: len(outcomes(events)) >= 20, 20)
+    assert outcomes(events) == ["connection"] * 20
 
 
 def test_a_deficit_is_filled_though_half_of_the_servers_are_dead_or_silent(

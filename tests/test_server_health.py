@@ -172,6 +172,18 @@ def test_an_answer_in_between_starts_the_count_anew() -> None:
     assert not server.is_set_aside(1.0)
 
 
+def test_work_that_says_nothing_of_time_starts_the_count_anew_too() -> None:
+    server = ServerHealth()
+    for _ in range(3):
+        server.failed(0.0)
+    assert server.is_set_aside(0.1)
+    server.worked()
+    assert not server.is_set_aside(0.1)
+    assert (server.samples, server.latency, server.unusual) == (0, 0.0, False)
+    server.failed(0.0)
+    assert not server.is_set_aside(0.1)
+
+
 def test_a_record_outlives_connections_and_a_short_absence() -> None:
     health = health_of("a", "b")
     known = health.of("a")

@@ -117,6 +117,12 @@ class Health(Known):
         """Take note that an attempt at ``id`` has come to hang."""
         self.of(id).avoided_in = self._interval
 
+    def came_late(self, id: str) -> None:
+        """Take note that an attempt at ``id`` that hung has got a slot: it isn't silent."""
+        record = self._by_id.get(id)
+        if record is not None and not record.suspect and record.failed_in != self._interval:
+            record.avoided_in = -1
+
     def suspect(self, id: str) -> bool:
         """Take note that a connection to ``id`` died young, and was never leased.
 

@@ -29,6 +29,7 @@ class Pacing:
         self.window = 1
         self.failures = 0
         self._ended = False
+        self._all_avoided = False
         # What is on its way, oldest first: the id of its server, and when it began.
         self._began: dict[Hashable, tuple[str | None, float]] = {}
 
@@ -52,12 +53,21 @@ class Pacing:
 
     def tick(self) -> None:
         """Begin a new interval."""
-        self._ended = False
+        self._ended = self._all_avoided = False
 
-    def end(self) -> None:
-        """Start no more attempts until the next tick, and begin anew then."""
+    def end(self, *, all_avoided: bool = False) -> None:
+        """Start no more attempts until the next tick, and begin anew then.
+
+        :param all_avoided: whether that's only since all servers are avoided.
+        """
+        self._all_avoided = all_avoided and not (self._ended and not self._all_avoided)
         self._ended = True
         self.window = 1
+
+    def resume(self) -> None:
+        """Go on in this interval, if all that kept it from that was that servers are avoided."""
+        if self._all_avoided:
+            self._ended = self._all_avoided = False
 
     def begin(self, key: Hashable, id: str | None, now: float) -> None:
         """Count an attempt as on its way; the same key again counts as once, from now."""
@@ -67,6 +77,10 @@ class Pacing:
     def finish(self, key: Hashable) -> None:
         """Count an attempt as over. Unknown keys are no error."""
         self._began.pop(key, None)
+
+    def hung(self, key: Hashable) -> bool:
+        """Tell whether an attempt that isn't over has come to hang."""
+        return key not in self._began
 
     def succeed(self) -> None:
         """Widen the window: a success allows one more attempt on its way."""

@@ -223,6 +223,12 @@ class ServerHealth:
         self.retry_after = self.known.leases + RETRY_LEASES * excess * excess
         self.retry_at = now + RETRY_SECONDS
 
+    def worked(self) -> None:
+        """Take note that it did what was asked, however long that took."""
+        self.suspect = self.probed = False
+        self.failures = 0
+        self.unusual = self.slow or self.fast
+
     def failed(self, now: float) -> None:
         """Take note that a lease failed by the server's fault."""
         self.probed = False

@@ -218,6 +218,8 @@ class Holdings:
         :param outcome: how its lease went, if it is leased.
         """
         self.ranking.remove(connection, monotonic(), outcome)
+        if outcome == "answered":
+            connection.server.worked()  # Its connections needn't last.
         self._close(connection, reason)
 
     def _close(self, connection: PooledConnection, reason: CloseReason) -> None:

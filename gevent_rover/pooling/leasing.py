@@ -87,17 +87,26 @@ class Leasing(PoolState, Generic[Client]):
                 return
         stock.take_back(leased, "failed" if failed else "answered")
 
-    def discard(self, client: Client | gevent_socket.socket, *, failed: bool = False) -> None:
+    def discard(
+        self,
+        client: Client | gevent_socket.socket,
+        *,
+        failed: bool = False,
+        worked: bool = False,
+    ) -> None:
         """Close a leased connection instead of giving it back. Doesn't switch.
 
         :param client: what :meth:`acquire` gave, or its socket.
         :param failed: whether the request failed by the server's fault. Else it says
-            nothing about the server.
+            nothing about the server,
+        :param worked: unless the server did what it was asked, and only the connection is
+            of no more use: then failures before are forgotten. How long the lease
+            took doesn't count.
         :raises PoolError: it isn't leased from this pool; as for :meth:`release`.
         """
         leased = self._stock.leased(client)
         if leased is not None:
-            self._stock.discard(leased, failed=failed)
+            self._stock.discard(leased, failed=failed, worked=worked)
 
     def wait_ready(self, count: int | None = None, timeout: float | None = _READY) -> None:
         """Wait until the pool keeps so many connections that are set up.

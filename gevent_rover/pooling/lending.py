@@ -71,11 +71,14 @@ class Lending(Holdings):
     #: The same, as users do it: they may have hooks.
     take_back = put_back
 
-    def discard(self, connection: PooledConnection, *, failed: bool) -> None:
+    def discard(self, connection: PooledConnection, *, failed: bool, worked: bool = False) -> None:
         """End a lease by closing its connection.
 
         :param failed: whether that speaks against the server; else it says nothing.
+        :param worked: whether it speaks for the server.
         """
+        if worked:
+            connection.server.worked()
         if failed:
             self.drop(connection, "failed", "failed")
         else:

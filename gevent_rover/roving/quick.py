@@ -83,8 +83,8 @@ class QuickRoving:
         return self._health.avoid(id)
 
     def end(self) -> None:
-        """Start no more attempts until the next tick."""
-        self._pacing.end()
+        """Start no more attempts until the next tick, or until a server that hung answers."""
+        self._pacing.end(all_avoided=True)
 
     def suspect(self, id: str | None) -> None:
         """Take note that a connection died young; None: nobody knows whose it was."""
@@ -103,6 +103,9 @@ class QuickRoving:
         """Adapt the window to an outcome that isn't in the server's record yet."""
         if outcome == "connection":
             self._pacing.succeed()
+            if attempt.id is not None and self._pacing.hung(attempt):
+                self._health.came_late(attempt.id)
+                self._pacing.resume()
         elif outcome != "discarded":
             id = attempt.id
             self._pacing.fail(counts=id is None or not self._health.has_failed(id))
