@@ -13,7 +13,7 @@ from gevent_rover.checks import check_timeout, checked
 from gevent_rover.errors import PoolError
 from gevent_rover.net.pump import Pump
 from gevent_rover.net.pumps import Pumps
-from gevent_rover.net.sockets import check_keepalive, keep_alive, no_delay
+from gevent_rover.net.sockets import check_keepalive, end_whole, keep_alive, no_delay
 from gevent_rover.pooling.pool import SlotPool
 from gevent_rover.pooling.stats import CloseReason
 from gevent_rover.serving.base import ConnectionServer
@@ -114,6 +114,8 @@ class Relay(ConnectionServer):
         except OSError as exc:
             _log.debug("%s has gone: %s", address or "a client", exc)
         finally:
+            if isinstance(server, gevent_socket.socket):
+                end_whole(server)  # Whoever has a copy of it, as with the client.
             self.slot_pool.discard(server, **verdict)
 
     def _warn_if_short(self) -> None:

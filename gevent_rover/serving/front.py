@@ -13,7 +13,7 @@ from gevent_rover.checks import check_seconds, checked
 from gevent_rover.models import Server
 from gevent_rover.net.connecting import connect
 from gevent_rover.net.pumps import Pumps
-from gevent_rover.net.sockets import check_keepalive, end_whole, keep_alive
+from gevent_rover.net.sockets import check_keepalive, close_now, end_whole, keep_alive
 from gevent_rover.registry import check_server
 from gevent_rover.serving.proxy_header import proxy_header
 from gevent_rover.serving.server import SlotServer
@@ -30,7 +30,8 @@ class Front(SlotServer):
     accepts but is silent (one that is stopped by SIGSTOP, say) looks like one that works.
 
     Bytes pass both ways as they come. The end of one side's half is passed on, and so is a
-    reset; with TLS the end is a ``close_notify``. When both halves have ended, or one
+    reset; with TLS the end is a ``close_notify``, which waits while the client goes on
+    speaking without a pause. When both halves have ended, or one
     side was reset, the slot is given back. A side that doesn't read holds the other one
     back: no more than 64 KiB wait here in each direction. A peer that vanishes without a
     word is noticed by TCP keepalive.
@@ -74,6 +75,7 @@ class Front(SlotServer):
         self.served = 0
         self.unreachable = 0
         self._reachable = True
+        self._backends: set[Any] = set()  # all that are reached
         #: The pairs of connections that bytes pass between.
         self.pumps = Pumps()
         super().__init__(listener, self._pass_on, prepare=self._reach, **options)
@@ -89,6 +91,7 @@ class Front(SlotServer):
                 self._reachable = False
                 _log.warning("no slots, since the backend can't be reached: %s", exc)
             raise
+        self._backends.add(backend)
         try:
             if not self._reachable:
                 self._reachable = True
@@ -99,6 +102,7 @@ class Front(SlotServer):
             yield backend
         finally:
             end_whole(backend)
+            self._backends.discard(backend)
 
     def _pass_on(
         self,
@@ -116,4 +120,7 @@ class Front(SlotServer):
     def _after_fork(self) -> None:
         """Let go, in a forked child, of both sides' copies."""
         self.pumps.abandon()
+        for backend in self._backends:
+            close_now(backend)
+        self._backends.clear()
         super()._after_fork()
