@@ -181,6 +181,17 @@ def test_a_side_that_cannot_be_told_anything_ends_the_other(pumped: Pumped) -> N
     assert pump.lost_side is pump.far
 
 
+@pytest.mark.parametrize("pair", ["TCP"], indirect=True)
+def test_what_a_side_said_before_it_went_is_passed_on(pumped: Pumped) -> None:
+    left, right, running = pumped()
+    right.sendall(b"too much")
+    reset(right)
+    left.sendall(b"more")  # The hub calls the latest first, so the pump sees this before that.
+    assert left.recv(100) == b"too much"
+    pump = running.get(timeout=5)
+    assert pump.lost_side is pump.far
+
+
 def test_a_reader_that_does_not_read_holds_its_peer_back(pumped: Pumped, pumps: Pumps) -> None:
     left, right, _ = pumped()
     (pump,) = pumps

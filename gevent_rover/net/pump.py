@@ -95,8 +95,8 @@ class Flow:
             count = self._receive(self._buffer)
         except self.waits:
             return
-        except OSError as exc:
-            self.pump.lost(self.source, exc)
+        except OSError:
+            self.pump.lost(self.source)
             return
         if count == 0:
             self.source_ended()
@@ -106,8 +106,8 @@ class Flow:
             sent = self._send(self._buffer if count == CHUNK else self._chunk[:count])
         except self.waits:
             sent = 0
-        except OSError as exc:
-            self.pump.lost(self.target, exc)
+        except OSError:
+            self._target_gone()
             return
         if sent != count and not self.pump.over:
             self.rest = memoryview(bytes(self._chunk[sent:count]))
@@ -122,8 +122,8 @@ class Flow:
             self.rest = self.rest[self._send(self.rest) :]
         except self.waits:
             return
-        except OSError as exc:
-            self.pump.lost(self.target, exc)
+        except OSError:
+            self._target_gone()
             return
         if not self.rest and not self.pump.over:
             self._writer.stop()
@@ -137,10 +137,19 @@ class Flow:
         self._reader.stop()
         try:
             self.end_target()
-        except OSError as exc:
-            self.pump.lost(self.target, exc)
+        except OSError:
+            self._target_gone()
         else:
             self.pump.half_ended(self.source)
+
+    def _target_gone(self) -> None:
+        """Pass on what the target said before it went: why it did, perhaps."""
+        pump, back, before = self.pump, self.back, -1
+        losing, pump.losing = pump.losing, True
+        while not (losing or pump.over or back.ended or back.rest or back.carried == before):
+            before = back.carried
+            back.on_readable()
+        pump.lost(self.target)
 
     def end_target(self) -> None:
         """End the half of the target's connection in which it hears.
@@ -165,7 +174,17 @@ class Pump:
     :param kind: what passes the bytes on, for each direction.
     """
 
-    __slots__ = ("_ended", "_timer", "far", "first_ended", "flows", "lost_side", "near", "over")
+    __slots__ = (
+        "_ended",
+        "_timer",
+        "far",
+        "first_ended",
+        "flows",
+        "losing",
+        "lost_side",
+        "near",
+        "over",
+    )
 
     def __init__(self, near: Any, far: Any, buffer: bytearray, kind: type[Flow] = Flow) -> None:
         self.near = near
@@ -176,6 +195,8 @@ class Pump:
         self.flows = there, back
         #: Whether nothing passes any more.
         self.over = False
+        #: Whether a side is found to be gone, and about to be lost.
+        self.losing = False
         #: The side that was reset, or couldn't be told anything any more; None: neither.
         self.lost_side: Any = None
         #: The side that said first that it says no more; None: neither did.
@@ -235,6 +256,8 @@ class Pump:
 
     def half_ended(self, side: Any) -> None:
         """Take note that one side says no more."""
+        if self.losing:
+            return
         if all(flow.ended for flow in self.flows):
             for flow in self.flows:
                 flow.finish()
@@ -245,7 +268,7 @@ class Pump:
             self._timer = get_hub().loop.timer(LOOK_AFTER, LOOK_AFTER)
             self._timer.start(self._look_after, side, update=True)
 
-    def lost(self, side: Any, failure: Exception) -> None:
+    def lost(self, side: Any) -> None:
         """End, since one side was reset: reset the other one, too."""
         if self.over:
             return
@@ -255,4 +278,4 @@ class Pump:
 
     def _look_after(self, side: Any) -> None:
         if self._timer is not None and peer_gone(side):
-            self.lost(side, ConnectionResetError())
+            self.lost(side)

@@ -73,8 +73,8 @@ class TLSFlow(Flow):
             self.target.unwrap()
         except _WAITS:
             return  # It's told; its own close_notify is yet to come.
-        except (OSError, ValueError) as exc:
-            self.pump.lost(self.target, exc)
+        except (OSError, ValueError):
+            self.pump.lost(self.target)
             return
         # It had said the same, and that was read just now.
         self.back.source_ended()
