@@ -1,0 +1,1 @@
+"""The front and the relay side by side with HAProxy and socat."""
