@@ -82,6 +82,7 @@ def test_demo_tells_its_story_and_ends_with_a_table() -> None:
     assert [line.split()[0] for line in table[1:]] == ["web1", "web2", "web3", "web4", "mail"]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("arguments", "culprit"),
     [
@@ -141,6 +142,7 @@ def test_serve_and_rove_meet_and_end_on_a_signal(
     assert "Traceback" not in server.stderr.read()
 
 
+@pytest.mark.integration
 def test_rove_prints_json_and_ends_after_its_count(
     slot_server: Callable[..., SlotServer], dead_server: Server
 ) -> None:
@@ -176,6 +178,7 @@ def test_rove_prints_json_and_ends_after_its_count(
     }
 
 
+@pytest.mark.integration
 def test_rove_ends_quietly_when_nobody_reads(
     started: Callable[..., Any], slot_server: Callable[..., SlotServer]
 ) -> None:
@@ -186,6 +189,7 @@ def test_rove_ends_quietly_when_nobody_reads(
     assert rover.stderr.read() == ""
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -212,6 +216,7 @@ def test_what_is_wrong_with_an_address_is_said_word_for_word(
     assert run(*arguments) == (2, "", f"gevent-rover {line}\n")
 
 
+@pytest.mark.integration
 def test_a_bad_argument_cannot_forge_a_second_line() -> None:
     code, _, errors = run("rove", "a\n\x1b[2J:x")
     assert code == 2
@@ -237,6 +242,7 @@ def test_help_documents_the_servers_and_the_json() -> None:
         assert word in output, word
 
 
+@pytest.mark.integration
 def test_rove_prints_a_line_per_event_and_a_table(
     slot_server: Callable[..., SlotServer],
     says: Callable[[bytes], Server],
@@ -278,6 +284,7 @@ def test_rove_reaches_a_unix_socket(tmp_path: Path, closing: Callable[[Any], Any
     assert (code, event["slot"], event["server"]) == (0, 0, {"path": str(path)})
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_output_that_cannot_be_written_is_one_line_and_an_exit_code() -> None:
     with open("/dev/full", "w") as full:
@@ -292,6 +299,7 @@ def test_output_that_cannot_be_written_is_one_line_and_an_exit_code() -> None:
     assert errors == "gevent-rover rove: can't write the output: No space left on device\n"
 
 
+@pytest.mark.integration
 def test_a_closed_output_is_no_error() -> None:
     command = '"$@" >&-'
     process = Popen(
@@ -304,6 +312,7 @@ def test_a_closed_output_is_no_error() -> None:
 
 
 @pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="needs pipes of a known size")
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -339,6 +348,7 @@ def test_demo_ends_early_on_a_signal_and_still_sums_up(started: Callable[..., An
     assert "dies" not in rest
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("seconds", [1.0, 600.0])
 def test_demo_leaves_no_greenlet_and_no_socket_behind(seconds: float) -> None:
     done = Event()
@@ -356,6 +366,7 @@ def test_demo_leaves_no_greenlet_and_no_socket_behind(seconds: float) -> None:
     assert (open_descriptors(), living_greenlets()) == before
 
 
+@pytest.mark.integration
 def test_verbose_logs_to_standard_error_what_changes() -> None:
     _, _, errors = run("rove", "127.0.0.1:1", "--count=2", "--interval=0.01", "-v")
     assert errors.count("gevent_rover.rover: server '127.0.0.1:1' is unreachable") == 1
@@ -376,6 +387,7 @@ def test_serve_gives_no_slot_beyond_its_limit(started: Callable[..., Any]) -> No
     assert "slot 0 goes to" in server.stderr.read()
 
 
+@pytest.mark.integration
 def test_serve_outlives_a_client_that_resets(started: Callable[..., Any]) -> None:
     server = started("serve", "-v")
     address = parse_listener(server.stdout.readline().split()[-1])
@@ -392,6 +404,7 @@ def test_serve_outlives_a_client_that_resets(started: Callable[..., Any]) -> Non
     assert "Traceback" not in server.stderr.read()
 
 
+@pytest.mark.integration
 def test_demo_without_room_for_its_servers_is_one_line_and_an_exit_code() -> None:
     process = Popen(
         ["sh", "-c", 'ulimit -n 16 && exec "$@"', "sh", *COMMAND, "demo", "--servers", "20"],

@@ -91,6 +91,7 @@ def end(process: Any) -> tuple[list[str], str]:
     return output.splitlines(), errors
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("arguments", "culprit"),
     [

@@ -17,6 +17,8 @@ from gevent.subprocess import PIPE, run
 from gevent_rover import SlotServer
 from gevent_rover.discovery import DNSSource, FileSource, SRVSource, source_from_url
 
+pytestmark = pytest.mark.integration  # Each test runs a process, or several.
+
 
 def command(*arguments: str, before: str = "") -> Any:
     """Run the command in a process of its own."""

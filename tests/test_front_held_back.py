@@ -18,7 +18,7 @@ from gevent.server import StreamServer
 
 from gevent_rover import Front, Relay, Rover, SlotPool, SlotServer
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("no_leaks")]
 
 Closing = Callable[[Any], Any]
 

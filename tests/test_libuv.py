@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.integration  # Each test runs a process, or several.
+
 libuv = pytest.mark.skipif(
     importlib.util.find_spec("gevent.libuv._corecffi") is None,
     reason="this gevent was built without libuv",
@@ -33,6 +35,7 @@ def run(loop: str, *arguments: str) -> tuple[int, str, str]:
 def test_libuv_is_refused_by_the_constructors(call: str) -> None:
     program = f"""
 from gevent_rover import Rover, SlotPool, SlotServer
+
 try:
     {call}
 except RuntimeError as exc:

@@ -26,7 +26,10 @@ from benchmarks.peers.opened import SCENARIOS, arrivals
 from benchmarks.peers.rows import CLOSED, rows_of, tables
 from benchmarks.peers.site import NO_HAPROXY, OURS, PEERS, Setup
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks need Linux")
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks need Linux"),
+]
 
 NO_WORK = REQUEST.pack(0.0)
 Closing = Callable[[Any], Any]

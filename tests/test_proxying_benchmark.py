@@ -38,7 +38,10 @@ from benchmarks.proxying.rows import (
 )
 from benchmarks.proxying.throughput import GET, PING
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks need Linux")
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks need Linux"),
+]
 
 Closing = Callable[[Any], Any]
 PROGRAMS = ("redis-server", "redis-benchmark", "haproxy", "socat")
