@@ -13,7 +13,7 @@ from typing import Any
 
 import gevent
 import pytest
-from conftest import wait_until
+from conftest import entry, wait_until
 from gevent import GreenletExit, socket
 from gevent.event import AsyncResult
 from gevent.monkey import get_original
@@ -28,6 +28,7 @@ from gevent_rover import (
     Server,
     Slot,
     SlotPool,
+    SlotServer,
 )
 from gevent_rover.pooling.connection import PooledConnection
 
@@ -1176,6 +1177,34 @@ def test_wanted_is_the_pools_until_it_is_closed(
     rover.wanted = lambda: 7
     pool.close()
     assert wanted_by(rover) == 7
+
+
+@pytest.mark.parametrize("how", ["discarded", "ended by the server"])
+def test_a_connection_that_ends_with_its_work_is_replaced_by_one_of_the_same_server(
+    how: str, closing: Closing, slot_server: Callable[..., SlotServer]
+) -> None:
+    def answer_once(slot: int, sock: Socket, address: Any) -> None:
+        sock.sendall(sock.recv(10))
+        if how == "discarded":
+            sock.recv(10)
+
+    servers = {id: entry(slot_server(answer_once)) for id in "abc"}
+    rover = closing(Rover(servers, roving_interval=3600.0))
+    pool = closing(SlotPool(rover, max_slots=6, choice=LowestSlot()))
+    rover.start()
+    pool.wait_ready()
+    before = {id: stats.size for id, stats in pool.stats().servers.items()}
+    for _ in range(30):
+        sock = pool.acquire()
+        sock.sendall(b"x")
+        assert sock.recv(10) == b"x"
+        if how == "discarded":
+            pool.discard(sock, worked=True)
+        else:
+            assert sock.recv(10) == b""
+            pool.release(sock)
+        wait_until(lambda: pool.deficit == 0 and not rover.pending)
+        assert {id: stats.size for id, stats in pool.stats().servers.items()} == before
 
 
 def test_a_pool_that_nobody_refers_to_is_collected(

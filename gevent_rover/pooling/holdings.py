@@ -211,16 +211,35 @@ class Holdings:
             self._close(connection, reason)
 
     def drop(
-        self, connection: PooledConnection, reason: CloseReason, outcome: LeaseOutcome = "unknown"
+        self,
+        connection: PooledConnection,
+        reason: CloseReason,
+        outcome: LeaseOutcome = "unknown",
+        *,
+        worked: bool = False,
     ) -> None:
         """Close a connection, whatever state it is in, and forget it.
 
         :param outcome: how its lease went, if it is leased.
+        :param worked: whether its server did what was asked, however long that took.
         """
+        kept = connection.state == "leased"
         self.ranking.remove(connection, monotonic(), outcome)
-        if outcome == "answered":
+        if worked or outcome == "answered":
             connection.server.worked()  # Its connections needn't last.
+            if kept:
+                self._replace(connection)
         self._close(connection, reason)
+
+    def _replace(self, connection: PooledConnection) -> None:
+        """Seek another one of the same server.
+
+        Were it any server's, those with long leases would gather the connections where
+        each lease has one of its own, and the balance be lost.
+        """
+        supply, id = self.supply, connection.server_id
+        if supply and id is not None and not (self.closed or self.is_gone(connection.slot)):
+            supply.seek(id)
 
     def _close(self, connection: PooledConnection, reason: CloseReason) -> None:
         """Count, close and forget a connection that the ranking has forgotten."""

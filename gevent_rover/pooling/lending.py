@@ -77,12 +77,10 @@ class Lending(Holdings):
         :param failed: whether that speaks against the server; else it says nothing.
         :param worked: whether it speaks for the server.
         """
-        if worked:
-            connection.server.worked()
         if failed:
             self.drop(connection, "failed", "failed")
         else:
-            self.drop(connection, "discarded")
+            self.drop(connection, "discarded", worked=worked)
 
     def leased(self, thing: object) -> PooledConnection | None:
         """Return the connection that a user has; None if a fork took it away.
