@@ -85,6 +85,13 @@ def test_what_differs_by_less_than_a_millisecond_is_neither_slow_nor_fast() -> N
     assert health.of("d").slow
 
 
+def test_a_slow_server_is_known_where_the_others_answer_in_microseconds() -> None:
+    health = health_of("a", "b", "c", latency=0.00004)
+    answer(health.of("d"), 0.05, 40)
+    assert health.of("d").slow
+    assert health.of("d").slowness > 10
+
+
 def test_one_long_lease_makes_nobody_slow() -> None:
     health = health_of("a", "b", "c", "d")
     answer(health.of("d"), 60, 1)
