@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from math import inf
 from time import monotonic
 from typing import Any, Final
@@ -43,8 +44,9 @@ class Relay(ConnectionServer):
     arrived that nobody asked for isn't kept. The log says so.
 
     A server that resets a connection, or ends it without an answer to what the client said,
-    has failed (see :meth:`SlotPool.discard`). How long a client stays says nothing about its
-    server.
+    has failed (see :meth:`SlotPool.discard`). How slow a server is, is told by its answers:
+    from what a client says to the first byte that comes back. How long the client stays
+    says nothing.
 
     :meth:`stop` closes the clients at once that wait for a connection, and those that have
     one over which nothing has passed yet; the others may go on for ``timeout`` seconds.
@@ -110,7 +112,8 @@ class Relay(ConnectionServer):
             no_delay(client)
             if self.keepalive is not None:
                 keep_alive(client, self.keepalive)
-            verdict = _verdict(self.pumps.run(client, server), server)
+            tell = partial(self.slot_pool.answered, server)
+            verdict = _verdict(self.pumps.run(client, server, tell), server)
         except OSError as exc:
             _log.debug("%s has gone: %s", address or "a client", exc)
         finally:

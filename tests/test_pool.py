@@ -1179,6 +1179,20 @@ def test_wanted_is_the_pools_until_it_is_closed(
     assert wanted_by(rover) == 7
 
 
+def test_answers_within_a_lease_tell_how_slow_its_server_is(fill: Fill) -> None:
+    pool = SlotPool()
+    fill(pool, 0)
+    sock = pool.acquire()
+    for _ in range(3):
+        pool.answered(sock, 0.25)
+    pool.discard(sock, worked=True)
+    [server] = pool.stats().servers.values()
+    assert server.latency == 0.25
+    with pytest.raises(PoolError):
+        pool.answered(sock, 0.25)
+    pool.close()
+
+
 @pytest.mark.parametrize("how", ["discarded", "ended by the server"])
 def test_a_connection_that_ends_with_its_work_is_replaced_by_one_of_the_same_server(
     how: str, closing: Closing, slot_server: Callable[..., SlotServer]

@@ -272,3 +272,25 @@ def test_a_forked_child_lets_go_of_its_copies_and_the_parents_go_on(
     say(left, b"")
     say(right, b"")
     assert read_all(right) == b""
+
+
+def test_answers_are_measured_from_the_question_to_the_first_byte(pair: Pair, pumps: Pumps) -> None:
+    (left, near), (far, right) = pair(), pair()
+    took: list[float] = []
+    running = gevent.spawn(pumps.run, near, far, took.append)
+
+    def say_to(sock: Any, data: bytes, other: Any) -> None:
+        sock.sendall(data)
+        assert other.recv(100) == data
+
+    say_to(right, b"unasked", left)
+    say_to(left, b"question", right)
+    gevent.sleep(0.02)
+    say_to(left, b"another one", right)
+    say_to(right, b"answer", left)
+    say_to(right, b"and more", left)
+    say_to(left, b"the third", right)
+    say_to(right, b"at once", left)
+    assert len(took) == 2
+    assert took[0] >= 0.02
+    running.kill()

@@ -216,7 +216,8 @@ def test_how_long_a_client_stays_makes_no_server_slow(
         client.close()
         wait_until(lambda: relay.clients == 0)
     stats = relay.slot_pool.stats()
-    assert [server.latency for server in stats.servers.values()] == [0.0, 0.0]
+    assert [server.slowness for server in stats.servers.values()] == [1.0, 1.0]
+    assert all(server.latency < 0.05 for server in stats.servers.values())
 
 
 def test_a_stop_closes_who_waits_and_who_is_unused_and_lets_the_others_finish(
@@ -318,3 +319,29 @@ def test_a_pool_must_lease_sockets(
     assert str(failure) == "a relay's pool must lease sockets, and it leased 'a client'"
     reported.clear()
     wait_until(lambda: pool.stats().leased == 0)
+
+
+def test_a_slow_server_is_known_by_its_answers_and_gets_few_clients(
+    slot_server: SlotServers, relay_of: Relays, connect: Connect
+) -> None:
+    served = {"fast": 0, "slow": 0}
+
+    def serve(name: str) -> Callable[..., None]:
+        def handle(slot: int, sock: Any, address: Any) -> None:
+            told = False
+            while data := sock.recv(100):
+                served[name] += not told
+                told = True
+                gevent.sleep(0.05 if name == "slow" else 0)
+                sock.sendall(data)
+
+        return handle
+
+    relay = relay_of(slot_server(serve("fast")), slot_server(serve("slow")), max_slots=8)
+    for _ in range(60):
+        with connect(relay) as client:
+            for _ in range(2):
+                assert ask(client, b"x") == b"x"
+        wait_until(lambda: relay.slot_pool.stats().leased == 0)
+    assert served["slow"] <= 15, relay.slot_pool.stats()  # By connections alone each would get 30.
+    assert relay.slot_pool.stats().servers["1"].slowness > 1

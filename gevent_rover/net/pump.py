@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import _socket
+from collections.abc import Callable
+from time import monotonic
 from typing import Any, Final
 
 from gevent import get_hub
@@ -45,6 +47,7 @@ class Flow:
         "back",
         "carried",
         "ended",
+        "heard",
         "pump",
         "rest",
         "source",
@@ -70,6 +73,8 @@ class Flow:
         self.rest: Any = b""
         #: Whether the source says no more.
         self.ended = False
+        #: Called for each piece that the source says; None: nobody wants to know.
+        self.heard: Callable[[], object] | None = None
         #: The other direction.
         self.back: Flow = self
 
@@ -102,6 +107,8 @@ class Flow:
             self.source_ended()
             return
         self.carried += count
+        if self.heard is not None:
+            self.heard()
         try:
             sent = self._send(self._buffer if count == CHUNK else self._chunk[:count])
         except self.waits:
@@ -162,6 +169,33 @@ class Flow:
         """Do what's left to do when both sides have ended."""
 
 
+class AnswerClock:
+    """Measures how long the far side takes to answer: until the first byte after a question.
+
+    What it says without a question isn't measured, and of several questions at a time
+    only the first is.
+
+    :param tell: called with the seconds of each answer, in the hub.
+    """
+
+    __slots__ = ("_asked_at", "_tell")
+
+    def __init__(self, tell: Callable[[float], object]) -> None:
+        self._tell = tell
+        self._asked_at: float | None = None
+
+    def asked(self) -> None:
+        """Take note that the near side said something."""
+        if self._asked_at is None:
+            self._asked_at = monotonic()
+
+    def answered(self) -> None:
+        """Take note that the far side said something."""
+        asked_at, self._asked_at = self._asked_at, None
+        if asked_at is not None:
+            self._tell(monotonic() - asked_at)
+
+
 class Pump:
     """Two connections, and the two flows between them.
 
@@ -203,6 +237,10 @@ class Pump:
         self.first_ended: Any = None
         self._ended = Event()
         self._timer: Any = None
+
+    def measure(self, clock: AnswerClock) -> None:
+        """Have a clock told of what both sides say."""
+        self.flows[0].heard, self.flows[1].heard = clock.asked, clock.answered
 
     @property
     def carried(self) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from gevent_rover.net.pump import CHUNK, Flow, Pump
+from gevent_rover.net.pump import CHUNK, AnswerClock, Flow, Pump
 
 
 class Pumps:
@@ -23,9 +23,14 @@ class Pumps:
         """Iterate over them."""
         return iter(self._running)
 
-    def run(self, near: Any, far: Any) -> Pump:
-        """Pass on what two connections say, until that's over; see :meth:`Pump.run`."""
+    def run(self, near: Any, far: Any, tell: Callable[[float], object] | None = None) -> Pump:
+        """Pass on what two connections say, until that's over; see :meth:`Pump.run`.
+
+        :param tell: called with the seconds of each answer, as for :class:`AnswerClock`.
+        """
         pump = Pump(near, far, self._buffer, _kind_of(near, far))
+        if tell is not None:
+            pump.measure(AnswerClock(tell))
         self._running.add(pump)
         try:
             pump.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Final, Generic
 
 from gevent import socket as gevent_socket
@@ -86,6 +87,20 @@ class Leasing(PoolState, Generic[Client]):
             if leased is None:
                 return
         stock.take_back(leased, "failed" if failed else "answered")
+
+    def answered(self, client: Client | gevent_socket.socket, seconds: float) -> None:
+        """Count an answer within a lease of many: how slow the server is, is judged by these.
+
+        For leases that end with ``discard(…, worked=True)``. Another end would count the
+        whole lease as one answer more. Doesn't switch.
+
+        :param client: what :meth:`acquire` gave, or its socket.
+        :param seconds: how long the answer took.
+        :raises PoolError: it isn't leased from this pool.
+        """
+        leased = self._stock.leased(client)
+        if leased is not None:
+            leased.server.answered(seconds, monotonic())
 
     def discard(
         self,
