@@ -188,6 +188,8 @@ def test_what_a_side_said_before_it_went_is_passed_on(pumped: Pumped) -> None:
     reset(right)
     left.sendall(b"more")  # The hub calls the latest first, so the pump sees this before that.
     assert left.recv(100) == b"too much"
+    with pytest.raises(ConnectionResetError):
+        left.recv(1)  # No end as if it were whole, though the kernel has told of the reset.
     pump = running.get(timeout=5)
     assert pump.lost_side is pump.far
 

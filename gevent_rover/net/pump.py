@@ -138,7 +138,7 @@ class Flow:
 
     def source_ended(self) -> None:
         """Tell the target that the source says no more."""
-        if self.ended or self.pump.over:
+        if self.ended or self.pump.over or self.pump.losing:
             return
         self.ended = True
         self._reader.stop()
@@ -150,7 +150,10 @@ class Flow:
             self.pump.half_ended(self.source)
 
     def _target_gone(self) -> None:
-        """Pass on what the target said before it went: why it did, perhaps."""
+        """Pass on what the target said before it went: why it did, perhaps.
+
+        But no end: after a failure that was told once, the kernel says that a reset is one.
+        """
         pump, back, before = self.pump, self.back, -1
         losing, pump.losing = pump.losing, True
         while not (losing or pump.over or back.ended or back.rest or back.carried == before):
@@ -164,6 +167,14 @@ class Flow:
         :raises OSError: it can't be told.
         """
         raw_of(self.target).shutdown(_socket.SHUT_WR)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the target lacks what is here, or learns that the source was reset."""
+        try:
+            return bool(self.rest or unread(self.source))
+        except OSError:
+            return not self.ended
 
     def finish(self) -> None:
         """Do what's left to do when both sides have ended."""
@@ -269,7 +280,7 @@ class Pump:
         """
         if self.over:
             return
-        lacking = [flow.target for flow in self.flows if flow.rest or unread(flow.source)]
+        lacking = [flow.target for flow in self.flows if flow.has_more]
         self.stop()
         for side in lacking:
             reset(side)
@@ -294,8 +305,6 @@ class Pump:
 
     def half_ended(self, side: Any) -> None:
         """Take note that one side says no more."""
-        if self.losing:
-            return
         if all(flow.ended for flow in self.flows):
             for flow in self.flows:
                 flow.finish()

@@ -74,13 +74,14 @@ def unread(sock: Any) -> bytes | None:
     """Return the first byte that there is to read, and leave it; none at the end.
 
     None: there is nothing to read yet. Of a TLS socket it's what arrived, still encrypted.
+
+    :raises OSError: it was reset. Who reads then is told of an end, as if it were a good one:
+        the kernel says it once.
     """
     try:
         return raw_of(sock).recv(1, _socket.MSG_PEEK)
     except BlockingIOError:
         return None
-    except OSError:
-        return b""
 
 
 #: So many probes in a row without an answer, and the kernel takes a peer for gone.

@@ -66,10 +66,10 @@ class TLSFlow(Flow):
 
         OpenSSL says it and goes on to read, and what it finds then is lost.
         """
-        if self.back.rest or (not self.back.ended and self._has_unread()):
-            return
-        self.end_is_due = False
         try:
+            if self.back.rest or (not self.back.ended and self._has_unread()):
+                return
+            self.end_is_due = False
             self.target.unwrap()
         except _WAITS:
             return  # It's told; its own close_notify is yet to come.
