@@ -280,6 +280,21 @@ def dead_server(closing: Callable[[Any], Any]) -> Server:
 
 
 @pytest.fixture
+def full_backlog(closing: Callable[[Any], Any]) -> Server:
+    """Give a server whose backlog is full: a connection to it stays on its way."""
+    listener = closing(socket.socket())
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(0)
+    host, port = listener.getsockname()
+    for _ in range(2):
+        filler = closing(socket.socket())
+        filler.setblocking(False)
+        filler.connect_ex((host, port))
+    gevent.sleep(0.05)
+    return {"host": host, "port": port}
+
+
+@pytest.fixture
 def silent(closing: Callable[[Any], Any]) -> Server:
     """Give the entry of a server whose kernel connects, and which says nothing at all."""
     listener = closing(socket.socket())

@@ -67,33 +67,19 @@ def test_nobody_at_the_path_is_an_os_error(tmp_path: Any) -> None:
         connect({"path": str(tmp_path / "nobody")}, 5)
 
 
-def test_a_server_that_does_not_accept_is_late(
-    listening: Callable[..., Any], closing: Closing
-) -> None:
-    host, port = listening(backlog=0).getsockname()
-    for _ in range(2):
-        filler = closing(socket.socket())
-        filler.setblocking(False)
-        filler.connect_ex((host, port))
-    gevent.sleep(0.05)
+def test_a_server_that_does_not_accept_is_late(full_backlog: Server) -> None:
     before = open_descriptors()
     began = time.monotonic()
     with pytest.raises(TimeoutError, match=r"no connection within 0\.1 s") as caught:
-        connect({"host": host, "port": port}, 0.1)
+        connect(full_backlog, 0.1)
     assert caught.value.errno == errno.ETIMEDOUT
     assert time.monotonic() - began >= 0.09
     assert open_descriptors() == before
 
 
-def test_a_kill_leaves_nothing_behind(listening: Callable[..., Any], closing: Closing) -> None:
-    host, port = listening(backlog=0).getsockname()
-    for _ in range(2):
-        filler = closing(socket.socket())
-        filler.setblocking(False)
-        filler.connect_ex((host, port))
-    gevent.sleep(0.05)
+def test_a_kill_leaves_nothing_behind(full_backlog: Server) -> None:
     before = open_descriptors()
-    connecting = gevent.spawn(connect, {"host": host, "port": port}, 60)
+    connecting = gevent.spawn(connect, full_backlog, 60)
     gevent.sleep(0.02)
     assert open_descriptors() > before
     connecting.kill()

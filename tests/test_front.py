@@ -152,9 +152,9 @@ def test_a_backend_that_refuses_is_unreachable_at_once_until_it_does_not(
 
 
 def test_a_backend_that_does_not_accept_in_time_gives_no_slot_line(
-    front_of: Fronts, silent_backlog: Server
+    front_of: Fronts, full_backlog: Server
 ) -> None:
-    front = front_of(silent_backlog, connect_timeout=0.1)
+    front = front_of(full_backlog, connect_timeout=0.1)
     with socket.create_connection(("127.0.0.1", port_of(front)), timeout=5) as sock:
         assert read_all(sock) == b""
     assert front.unreachable == 1
@@ -163,21 +163,6 @@ def test_a_backend_that_does_not_accept_in_time_gives_no_slot_line(
         wait_until(lambda: len(front.connections) == 1)
         front.stop(timeout=60)  # What is being prepared ends at once.
         assert read_all(sock) == b""
-
-
-@pytest.fixture
-def silent_backlog(closing: Closing) -> Server:
-    """Give a server whose backlog is full: a connection to it stays on its way."""
-    listener = closing(socket.socket())
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(0)
-    host, port = listener.getsockname()
-    for _ in range(2):
-        filler = closing(socket.socket())
-        filler.setblocking(False)
-        filler.connect_ex((host, port))
-    gevent.sleep(0.05)
-    return {"host": host, "port": port}
 
 
 def test_halves_end_one_by_one(front_of: Fronts, backend: Backend, connect: Connect) -> None:

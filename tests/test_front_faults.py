@@ -107,19 +107,26 @@ def read_all(sock: Socket) -> bytes:
     return bytes(data)
 
 
-def converse(port: int, expected: bytes) -> bool:
-    """Have something echoed, and tell whether all of it came; what came must be right."""
+def have_echoed(port: int) -> tuple[bytes, bytes] | None:
+    """Have something echoed; return it, and what came. None: it was reset, say."""
     said = random.randbytes(SIZE)
-    got = b""
     try:
         with socket.create_connection(("127.0.0.1", port), 10) as sock:
             sender = gevent.spawn(send_all, sock, said)
             try:
-                got = read_all(sock)
+                return said, read_all(sock)
             finally:
                 sender.kill()
     except OSError:
+        return None
+
+
+def converse(port: int, expected: bytes) -> bool:
+    """Have something echoed, and tell whether all of it came; what came must be right."""
+    echoed = have_echoed(port)
+    if echoed is None:
         return False
+    said, got = echoed
     whole = expected + said
     assert whole.startswith(got)
     return got == whole
@@ -283,16 +290,10 @@ def test_a_front_that_is_stopped_at_any_moment_gives_all_back_once(
 
 def converse_somewhere(port: int, slots: CountingSlots) -> None:
     """Have something echoed, whichever slot this is."""
-    said = random.randbytes(SIZE)
-    try:
-        with socket.create_connection(("127.0.0.1", port), 10) as sock:
-            sender = gevent.spawn(send_all, sock, said)
-            try:
-                got = read_all(sock)
-            finally:
-                sender.kill()
-    except OSError:
+    echoed = have_echoed(port)
+    if echoed is None:
         return
+    said, got = echoed
     line, _, answer = got.partition(b"\r\n")
     assert said.startswith(answer)
     assert int(line or 0) <= len(slots.taken)
