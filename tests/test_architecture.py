@@ -20,6 +20,7 @@ FOREIGN = {
     "net/sockets.py": {"_sock", "_read_event", "_write_event", "_real_close"},
     "net/forks.py": {"_getframe"},
     "net/interrupts.py": {"_getframe"},
+    "net/threads.py": {"_current_frames"},
     "serving/base.py": {"_spawn", "_handle", "_do_read"},
 }
 

@@ -16,8 +16,8 @@ import pytest
 from conftest import entry, wait_until
 from gevent import GreenletExit, socket
 from gevent.event import AsyncResult
-from gevent.monkey import get_original
 from test_fork import FORKS, in_child
+from test_rover_loop import in_a_thread_that_ends
 
 from gevent_rover import (
     LowestSlot,
@@ -1278,16 +1278,17 @@ def test_a_pool_of_a_thread_that_ended_is_closed_by_whoever_collects_it(
 ) -> None:
     mine, peer = (closing(end) for end in socket.socketpair())
     made: list[SlotPool] = []
+    hubs: list[Any] = []
 
     def make() -> None:
+        hubs.append(gevent.get_hub())
         made.append(SlotPool())
         made[0].offer(0, mine)
         if runs_hub:
             gevent.sleep(0.001)
 
-    thread = get_original("threading", "Thread")(target=make)
-    thread.start()
-    thread.join()
+    in_a_thread_that_ends(make)
+    wait_until(lambda: hubs[0].dead or hubs[0].loop is None)
     made.clear()
     gc.collect()
     assert wait_for_end(peer) == b""

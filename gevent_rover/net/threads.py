@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from threading import get_ident
-from typing import Any
+from typing import Any, Final
+
+from gevent.monkey import get_original
+
+# That of the thread, and not of the greenlet, in a patched process.
+_get_ident: Final[Callable[[], int]] = get_original("_thread", "get_ident")
 
 
 def in_thread_of(hub: Any, action: Callable[[], object]) -> None:
@@ -12,7 +17,9 @@ def in_thread_of(hub: Any, action: Callable[[], object]) -> None:
 
     Also at once if nobody runs the loop: the hub hasn't begun, or it or its thread has ended.
     """
-    if hub.thread_ident == get_ident() or hub.dead or not hub or hub.loop is None:
+    # A thread is gone for Python a moment before greenlet knows that its hub is dead.
+    ended = hub.dead or hub.loop is None or hub.thread_ident not in sys._current_frames()
+    if hub.thread_ident == _get_ident() or ended or not hub:
         action()
     else:
         hub.loop.run_callback_threadsafe(action)

@@ -11,6 +11,7 @@ from typing import Any, Final
 from gevent import get_hub
 from gevent import socket as gevent_socket
 
+from gevent_rover.net.sockets import raw_of
 from gevent_rover.net.threads import in_thread_of
 from gevent_rover.pooling.connection import PooledConnection
 
@@ -104,13 +105,20 @@ def close_left_behind(
 
 
 def _close_all(by_socket: dict[gevent_socket.socket, PooledConnection], watch: IdleWatch) -> None:
-    watch.close()
+    loop_lives = watch.hub.loop is not None
+    if loop_lives:
+        watch.close()
     for connection in by_socket.values():
         # The rover's record of the server outlives the pool.
         connection.server.connections -= 1
-        if connection.state == "idle":
+        if connection.state != "idle":
+            connection.server.leased -= 1
+        if not loop_lives:
+            # The watchers are gone with it.
+            if connection.state == "idle":
+                raw_of(connection.socket).close()
+        elif connection.state == "idle":
             connection.close()
         else:
-            connection.server.leased -= 1
             connection.watcher.close()
     by_socket.clear()
