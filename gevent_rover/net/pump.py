@@ -56,6 +56,8 @@ class Flow:
 
     #: What a side raises that has to wait.
     waits: Any = BlockingIOError
+    #: What it raises at its end, instead of saying nothing.
+    ends: Any = ()
 
     def __init__(self, pump: Pump, source: Any, target: Any, buffer: bytearray) -> None:
         self.pump = pump
@@ -100,6 +102,8 @@ class Flow:
             count = self._receive(self._buffer)
         except self.waits:
             return
+        except self.ends:
+            count = 0
         except OSError:
             self.pump.lost(self.source)
             return

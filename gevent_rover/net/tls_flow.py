@@ -21,6 +21,8 @@ class TLSFlow(Flow):
     __slots__ = ("end_is_due",)
 
     waits = _WAITS
+    # Older versions of gevent do, behind a close_notify of ours.
+    ends = ssl.SSLZeroReturnError
 
     def __init__(self, pump: Pump, source: Any, target: Any, buffer: bytearray) -> None:
         super().__init__(pump, source, target, buffer)
