@@ -92,6 +92,12 @@ def test_a_slow_server_is_known_where_the_others_answer_in_microseconds() -> Non
     assert health.of("d").slowness > 10
 
 
+def test_one_stall_makes_nobody_slow_where_the_others_answer_in_microseconds() -> None:
+    health = health_of("a", "b", "c", latency=0.00004)
+    answer(health.of("d"), 0.05, 1)
+    assert not health.of("d").slow
+
+
 def test_one_long_lease_makes_nobody_slow() -> None:
     health = health_of("a", "b", "c", "d")
     answer(health.of("d"), 60, 1)

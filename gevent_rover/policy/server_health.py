@@ -25,8 +25,9 @@ RECOVERED: Final = 1.25
 #: How many times the typical latency a server must be below to count as fast.
 FAST: Final = 0.5
 
-#: A lease that took longer than so many times the typical latency (of :data:`LEAST` where
-#: that's less) counts as that long: a single one tells no more.
+#: A lease that took longer than so many times the typical latency counts as that long: a
+#: single one tells no more. Where that's less, it's half as much again as what counts at
+#: least: the first one alone makes nobody slow then, and further ones do.
 MOST: Final = 8.0
 
 #: The least weight of a lease in its server's latency: the mean of some dozen of them.
@@ -84,7 +85,7 @@ class Known:
     def take_for_typical(self, typical: float) -> None:
         """Measure latencies by this one: from the first lease of all on."""
         self.typical = typical
-        self.most = max(typical, LEAST) * MOST
+        self.most = max(typical * MOST, typical + 1.5 * LEAST)
         self.fast = min(typical * FAST, max(0.0, typical - LEAST))
         self.slow = max(typical * SLOW, typical + LEAST)
         self.recovered = max(typical * RECOVERED, typical + LEAST)
