@@ -51,7 +51,14 @@ def test_leases_whose_greenlets_are_killed_at_random_points_lose_nothing(
     rover = closing(Rover(servers, roving_interval=0.01))
     pool = closing(SlotPool(rover, max_slots=MAX_SLOTS))
     rover.start()
-    wait_until(lambda: pool.size == MAX_SLOTS)
+    # No attempt of a tick is on its way, whose descriptors would be among these.
+    wait_until(
+        lambda: (
+            pool.size == MAX_SLOTS
+            and not rover.pending
+            and sum(len(server.slots) for server in slot_servers) == MAX_SLOTS
+        )
+    )
     before = open_descriptors()
     choice = random.Random()
     leases = 0
