@@ -28,8 +28,8 @@ class Pacing:
         self._max_window = max_window
         self.window = 1
         self.failures = 0
-        self._ended = False
-        self._all_avoided = False
+        # Why no attempt may start before the next tick.
+        self._stopped = self._all_avoided = False
         # What is on its way, oldest first: the id of its server, and when it began.
         self._began: dict[Hashable, tuple[str | None, float]] = {}
 
@@ -49,25 +49,26 @@ class Pacing:
     @property
     def ended(self) -> bool:
         """Whether no attempt may start before the next tick."""
-        return self._ended or self.failures >= MAX_FAILURES
+        return self._stopped or self._all_avoided or self.failures >= MAX_FAILURES
 
     def tick(self) -> None:
         """Begin a new interval."""
-        self._ended = self._all_avoided = False
+        self._stopped = self._all_avoided = False
 
     def end(self, *, all_avoided: bool = False) -> None:
         """Start no more attempts until the next tick, and begin anew then.
 
         :param all_avoided: whether that's only since all servers are avoided.
         """
-        self._all_avoided = all_avoided and not (self._ended and not self._all_avoided)
-        self._ended = True
+        if all_avoided:
+            self._all_avoided = True
+        else:
+            self._stopped = True
         self.window = 1
 
     def resume(self) -> None:
         """Go on in this interval, if all that kept it from that was that servers are avoided."""
-        if self._all_avoided:
-            self._ended = self._all_avoided = False
+        self._all_avoided = False
 
     def begin(self, key: Hashable, id: str | None, now: float) -> None:
         """Count an attempt as on its way; the same key again counts as once, from now."""

@@ -105,20 +105,18 @@ def close_left_behind(
 
 
 def _close_all(by_socket: dict[gevent_socket.socket, PooledConnection], watch: IdleWatch) -> None:
-    loop_lives = watch.hub.loop is not None
+    loop_lives = watch.hub.loop is not None  # Else all watchers are gone with it.
     if loop_lives:
         watch.close()
     for connection in by_socket.values():
         # The rover's record of the server outlives the pool.
+        idle = connection.state == "idle"
         connection.server.connections -= 1
-        if connection.state != "idle":
-            connection.server.leased -= 1
-        if not loop_lives:
-            # The watchers are gone with it.
-            if connection.state == "idle":
-                raw_of(connection.socket).close()
-        elif connection.state == "idle":
+        connection.server.leased -= not idle
+        if loop_lives and idle:
             connection.close()
-        else:
+        elif loop_lives:
             connection.watcher.close()
+        elif idle:
+            raw_of(connection.socket).close()
     by_socket.clear()
