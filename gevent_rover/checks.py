@@ -12,6 +12,9 @@ from typing import Any, Final
 #: can't be a duration, and overflows in the event loops.
 MAX_SECONDS: Final = threading.TIMEOUT_MAX
 
+# The most seconds that the kernel waits before it probes a connection: Linux, tcp(7).
+_MAX_KEEPALIVE: Final = 32767
+
 
 def check_seconds(name: str, value: Any) -> float:
     """Check a duration that must be longer than nothing.
@@ -35,6 +38,19 @@ def check_timeout(name: str, value: Any) -> float | None:
     if not _is_number(value) or value != value:  # NaN
         raise ValueError(f"{name} must be a number of seconds or None, got {_shown(value)}")
     return None if value > MAX_SECONDS else value
+
+
+def check_keepalive(keepalive: Any) -> float | None:
+    """Return the seconds of TCP keepalive, checked; None: it isn't wanted.
+
+    :raises ValueError: they aren't a number above 0 that the kernel takes.
+    """
+    if keepalive is None:
+        return None
+    seconds = check_seconds("keepalive", keepalive)
+    if seconds > _MAX_KEEPALIVE:
+        raise ValueError(f"keepalive must be {_MAX_KEEPALIVE} s at most, got {seconds}")
+    return seconds
 
 
 def check_count(name: str, value: Any, least: int = 1, most: float = inf) -> int:

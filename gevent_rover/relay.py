@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from gevent import socket as gevent_socket
 
-from gevent_rover.checks import check_timeout, checked
+from gevent_rover.checks import check_keepalive, check_timeout, checked
 from gevent_rover.errors import PoolError
 from gevent_rover.net.pump import Pump
 from gevent_rover.net.pumps import Pumps
-from gevent_rover.net.sockets import check_keepalive, end_whole, keep_alive, no_delay
+from gevent_rover.net.sockets import end_whole, keep_alive, no_delay
 from gevent_rover.pooling.pool import SlotPool
 from gevent_rover.pooling.stats import CloseReason
 from gevent_rover.serving.base import ConnectionServer

@@ -11,8 +11,6 @@ from typing import Any, Final
 
 from gevent import socket as gevent_socket
 
-from gevent_rover.checks import check_seconds
-
 #: The address families of TCP, the only sockets here that have TCP_NODELAY.
 INTERNET: Final = frozenset({_socket.AF_INET, _socket.AF_INET6})
 
@@ -89,23 +87,6 @@ PROBES: Final = 3
 
 # Seconds of silence after which it sends the first; macOS has another name for it.
 _KEEPIDLE: Final = getattr(_socket, "TCP_KEEPIDLE", getattr(_socket, "TCP_KEEPALIVE", None))
-
-
-# The most seconds that the kernel waits before it probes a connection: Linux, tcp(7).
-_MAX_KEEPALIVE: Final = 32767
-
-
-def check_keepalive(keepalive: Any) -> float | None:
-    """Return the seconds for :func:`keep_alive`, checked; None: it isn't wanted.
-
-    :raises ValueError: they aren't a number above 0 that the kernel takes.
-    """
-    if keepalive is None:
-        return None
-    seconds = check_seconds("keepalive", keepalive)
-    if seconds > _MAX_KEEPALIVE:
-        raise ValueError(f"keepalive must be {_MAX_KEEPALIVE} s at most, got {seconds}")
-    return seconds
 
 
 def keep_alive(sock: Any, seconds: float) -> None:

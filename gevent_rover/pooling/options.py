@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from gevent_rover.checks import check_count, check_seconds
-from gevent_rover.net.sockets import check_keepalive
+from gevent_rover.checks import check_count, check_keepalive, check_seconds
 from gevent_rover.policy.choice import Choice
 
 #: Called with a connection's socket and slot; returns the client, or None for the socket.

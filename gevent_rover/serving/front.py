@@ -9,11 +9,11 @@ from typing import Any, Final
 
 from gevent import socket as gevent_socket
 
-from gevent_rover.checks import check_seconds, checked
+from gevent_rover.checks import check_keepalive, check_seconds, checked
 from gevent_rover.models import Server
 from gevent_rover.net.connecting import connect
 from gevent_rover.net.pumps import Pumps
-from gevent_rover.net.sockets import check_keepalive, close_now, end_whole, keep_alive
+from gevent_rover.net.sockets import close_now, end_whole, keep_alive
 from gevent_rover.registry import check_server
 from gevent_rover.serving.proxy_header import proxy_header
 from gevent_rover.serving.server import SlotServer
