@@ -53,11 +53,10 @@ def run(options: argparse.Namespace, output: Output, done: Event) -> int:
     :raises BadOption: the options for TLS can't be used.
     """
     context = tls.server_context(options)
-    fronts: list[Front] = []
+    _, backend = options.backend
 
     def make(listener: Any) -> Front:
-        _, backend = options.backend
-        front = Front(
+        return Front(
             listener,
             backend,
             connect_timeout=options.connect_timeout,
@@ -65,11 +64,8 @@ def run(options: argparse.Namespace, output: Output, done: Event) -> int:
             slots=slots_of(options),
             ssl_context=context,
         )
-        fronts.append(front)
-        return front
 
-    def last_words() -> str:
-        (front,) = fronts
+    def last_words(front: Front) -> str:
         return f"closed; connections served: {front.served}, without backend: {front.unreachable}"
 
     return serve(make, options, output, done, last_words)

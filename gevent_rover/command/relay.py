@@ -79,14 +79,11 @@ def run(options: argparse.Namespace, output: Output, done: Event) -> int:
         ssl_context=tls.client_context(options),
     )
     rover.on("error", _Errors().log)
-    relays: list[Relay] = []
 
     def make(listener: Any) -> Relay:
-        relays.append(Relay(listener, pool, timeout=options.timeout))
-        return relays[0]
+        return Relay(listener, pool, timeout=options.timeout)
 
-    def last_words() -> str:
-        (relay,) = relays
+    def last_words(relay: Relay) -> str:
         return f"closed; clients served: {relay.served}, turned away: {relay.turned_away}"
 
     with ExitStack() as stack:

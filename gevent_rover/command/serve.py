@@ -58,4 +58,6 @@ def run(options: argparse.Namespace, output: Output, done: Event) -> int:
     def make(listener: Any) -> SlotServer:
         return SlotServer(listener, echo, slots=slots_of(options), ssl_context=context)
 
-    return serve(make, options, output, done, lambda: f"closed; connections served: {served}")
+    return serve(
+        make, options, output, done, lambda server: f"closed; connections served: {served}"
+    )

@@ -9,7 +9,7 @@ import signal
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import gevent
 from gevent import socket
@@ -23,6 +23,8 @@ from gevent_rover.policy.slots import Slots
 from gevent_rover.serving.base import ConnectionServer
 
 _BACKLOG: Final = 1024
+
+_Server = TypeVar("_Server", bound=ConnectionServer)
 
 
 def add_listen(parser: argparse.ArgumentParser) -> None:
@@ -85,16 +87,16 @@ def slots_of(options: argparse.Namespace) -> Slots:
 
 
 def serve(
-    make: Callable[[Any], ConnectionServer],
+    make: Callable[[Any], _Server],
     options: argparse.Namespace,
     output: Output,
     done: Event,
-    last_words: Callable[[], str],
+    last_words: Callable[[_Server], str],
 ) -> int:
     """Listen and serve until ``done`` is set, and then for ``options.drain`` seconds at most.
 
     :param make: makes the server, from where it's to listen.
-    :param last_words: what to say at the end.
+    :param last_words: what to say at the end, of the server.
     :returns: the exit code.
     :raises BadOption: the server can't be announced.
     """
@@ -125,7 +127,7 @@ def serve(
         announcement.stop()
     if isinstance(place, str) and not place.startswith("\0"):
         Path(place).unlink(missing_ok=True)
-    output.line(last_words())
+    output.line(last_words(server))
     return 0
 
 
