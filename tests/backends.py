@@ -25,6 +25,24 @@ from gevent_rover import Front
 CHECKS = Path(__file__).parent / "clients"
 EXAMPLES = Path(__file__).parent.parent / "examples" / "clients"
 
+#: How a configuration of nginx begins, for one that stays in the foreground and in a folder.
+NGINX = """
+daemon off;
+master_process off;
+pid {directory}/nginx.pid;
+error_log {directory}/error.log;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    default_type text/plain;
+    keepalive_requests 1000000;
+"""
+
 _KERNEL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gevent
-from backends import free_port, program, running
+from backends import NGINX, free_port, program, running
 from conftest import wait_until
 from gevent import socket
 from gevent.subprocess import PIPE, STDOUT, Popen, TimeoutExpired
@@ -211,21 +211,9 @@ def memcached() -> Iterator[Backend]:
         yield backend
 
 
-_NGINX = """
-daemon off;
-master_process off;
-pid {directory}/nginx.pid;
-error_log {directory}/error.log;
-events {{ worker_connections 1024; }}
-http {{
-    access_log off;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
-    default_type text/plain;
-    keepalive_requests 1000000;
+_NGINX = (
+    NGINX
+    + """
     server {{
         listen 127.0.0.1:{port} {listen_options};
         root {directory};
@@ -233,6 +221,7 @@ http {{
     }}
 }}
 """
+)
 
 
 @contextmanager

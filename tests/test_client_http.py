@@ -12,27 +12,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from backends import CHECKS, client_library, free_port, fronts, program, run_check, running
+from backends import CHECKS, NGINX, client_library, free_port, fronts, program, run_check, running
 from gevent.server import StreamServer
 
 pytestmark = pytest.mark.integration
 
-CONFIGURATION = """
-daemon off;
-master_process off;
-pid {directory}/nginx.pid;
-error_log {directory}/error.log;
-events {{ worker_connections 512; }}
-http {{
-    access_log off;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
-    default_type text/plain;
+CONFIGURATION = (
+    NGINX
+    + """
     client_max_body_size 10m;
-    keepalive_requests 1000000;
     keepalive_timeout 60s;
     absolute_redirect off;
     upstream app {{
@@ -62,6 +50,7 @@ http {{
     }}
 }}
 """
+)
 
 
 #: The packages that the recipe for each client imports.
