@@ -6,23 +6,20 @@ import argparse
 import os
 import resource
 import signal
-import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import gevent
-from gevent import socket
 from gevent.event import Event
 
 from gevent_rover.command import arguments
 from gevent_rover.command.console import Output
 from gevent_rover.command.tls import BadOption
 from gevent_rover.discovery.announcing import announce
+from gevent_rover.net.unix import listen_at
 from gevent_rover.policy.slots import Slots
 from gevent_rover.serving.base import ConnectionServer
-
-_BACKLOG: Final = 1024
 
 _Server = TypeVar("_Server", bound=ConnectionServer)
 
@@ -106,7 +103,7 @@ def serve(
         raise BadOption("argument --announce-as: needs --announce")
     place = options.listen
     try:
-        server = make(_listen_at(place) if isinstance(place, str) else place)
+        server = make(listen_at(place) if isinstance(place, str) else place)
         server.start()
     except OSError as exc:
         # gevent has put the address behind the reason, as a tuple.
@@ -145,37 +142,6 @@ def _stop(server: ConnectionServer, drain: float) -> None:
         stopping.join()
     for handler in handlers:
         handler.cancel()
-
-
-def _listen_at(path: str) -> Any:
-    """Return a socket that listens at a path, where nobody else does.
-
-    :raises OSError: somebody does, or it isn't possible there.
-    """
-    if not path.startswith("\0"):
-        _remove_left_behind(path)
-    listener = socket.socket(socket.AF_UNIX)
-    try:
-        listener.bind(path)
-        listener.listen(_BACKLOG)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
-def _remove_left_behind(path: str) -> None:
-    """Remove a socket's file that nobody listens at: of a process that was killed, say."""
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            Path(path).unlink(missing_ok=True)
 
 
 def _allow_descriptors() -> None:
