@@ -81,6 +81,15 @@ def parse_listener_or_path(text: str) -> tuple[str, int] | str:
     return parse_listener(text)
 
 
+def address_of(server: Server) -> str:
+    """Return an entry's address as text, as :func:`parse_server` reads it."""
+    path = server.get("path")
+    if path is not None:
+        return f"unix:@{path[1:]}" if path.startswith("\0") else f"unix:{path}"
+    host = server["host"]
+    return f"[{host}]:{server['port']}" if ":" in host else f"{host}:{server['port']}"
+
+
 def server_gone(servers: Mapping[str, Server], id: str, server: Server) -> bool:
     """Tell whether a server left the registry, or changed in it, since ``server`` was its entry."""
     now = servers.get(id)

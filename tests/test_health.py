@@ -70,7 +70,7 @@ def test_a_server_that_hung_and_gives_a_slot_is_not_avoided_any_more() -> None:
 def test_one_that_failed_or_is_suspected_is_avoided_however_late_another_slot_comes() -> None:
     health = Health()
     health.record("a", "unreachable", 0.0)
-    health.suspect("b")
+    health.suspect("b", 0.0)
     for id in ("a", "b"):
         health.hangs(id)
         health.came_late(id)
@@ -79,7 +79,7 @@ def test_one_that_failed_or_is_suspected_is_avoided_however_late_another_slot_co
 
 def test_a_server_that_did_what_was_asked_is_not_suspected_any_more() -> None:
     health = Health()
-    health.suspect("a")
+    health.suspect("a", 0.0)
     health.of("a").worked()
     assert health.suspects == set()
     health.tick(IDS, 0.0)
@@ -104,7 +104,7 @@ def test_a_server_is_unreachable_from_the_first_such_outcome_until_a_connection(
 def test_a_server_that_left_the_registry_is_forgotten() -> None:
     health = Health()
     for id in ("a", "b"):
-        health.suspect(id)
+        health.suspect(id, 0.0)
         health.record(id, "unreachable", 0.0)
     health.tick(["b"], 0.0)
     assert health.suspects == {"b"}
@@ -113,21 +113,21 @@ def test_a_server_that_left_the_registry_is_forgotten() -> None:
 
 def test_a_server_that_is_suspected_again_and_again_is_avoided_and_ends_nothing() -> None:
     health = Health()
-    assert not any(health.suspect("a") for _ in range(2 * MAX_PROBES))
+    assert not any(health.suspect("a", 0.0) for _ in range(2 * MAX_PROBES))
     assert avoided(health) == {"a"}
 
 
 def test_several_servers_that_come_to_be_suspected_are_too_many_once() -> None:
     health = Health()
     ids = IDS[:MAX_PROBES]
-    assert [health.suspect(id) for id in ids] == [False] * (MAX_PROBES - 1) + [True]
+    assert [health.suspect(id, 0.0) for id in ids] == [False] * (MAX_PROBES - 1) + [True]
     health.tick(ids, 0.0)
-    assert not any(health.suspect(id) for id in ids)  # Nothing new.
+    assert not any(health.suspect(id, 0.0) for id in ids)  # Nothing new.
 
 
 def test_a_suspected_server_gets_one_attempt_an_interval_until_a_connection_lasts() -> None:
     health = Health()
-    health.suspect("a")
+    health.suspect("a", 0.0)
     for _ in range(3):
         health.tick(IDS, 0.0)
         assert avoided(health) == set()
@@ -144,7 +144,7 @@ def test_a_suspected_server_gets_one_attempt_an_interval_until_a_connection_last
 def test_suspected_servers_get_few_attempts_together() -> None:
     health = Health()
     for id in IDS:
-        health.suspect(id)
+        health.suspect(id, 0.0)
     health.tick((*IDS, "good"), 0.0)
     for id in IDS[:MAX_PROBES]:
         assert not health.avoid(id)
@@ -154,6 +154,6 @@ def test_suspected_servers_get_few_attempts_together() -> None:
 
 def test_repr_tells_of_whom_something_bad_is_known() -> None:
     health = Health()
-    health.suspect("b")
+    health.suspect("b", 0.0)
     health.record("a", "unreachable", 0.0)
     assert repr(health) == "<Health suspects=['b'] unreachable=['a']>"

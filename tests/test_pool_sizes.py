@@ -23,6 +23,7 @@ from gevent_rover import (
     SlotPool,
     SlotServer,
 )
+from gevent_rover.policy.histogram import bucket
 
 Socket = socket.socket
 Closing = Callable[[Any], Any]
@@ -373,10 +374,28 @@ def test_stats_count_what_happened_since_the_pool_was_made(closing: Closing, off
     assert (a.id, a.leases, a.opened, a.failures) == ("a", 4, 2, 1)
     assert (b.leases, b.opened, b.size) == (1, 1, 0)
     assert a.lease_seconds + b.lease_seconds == pytest.approx(stats.lease_seconds)
+    # The one that failed isn't among them, nor is the one that was discarded.
+    assert sum(a.lease_times) + sum(b.lease_times) == 3
+    assert sum(a.lease_times[bucket(0.01) :]) >= 1
+    assert sum(stats.wait_times) == sum(stats.wait_times[bucket(0.01) :]) == 2
+
     assert 0.0 < a.latency < 5
     assert (a.slowness, a.set_aside, a.suspect) == (1, False, False)
     with pytest.raises(AttributeError):
         stats.size = 7
+
+
+def test_stats_say_what_becomes_of_each_slot_held(closing: Closing, offer: Any) -> None:
+    pool = closing(SlotPool(max_slots=3, choice=LowestSlot()))
+    assert pool.stats().servers == {}
+    peers = [offer(pool, slot, "a") for slot in (7, 5, 9)]
+    leased = [pool.acquire(), pool.acquire()]
+    pool.max_slots = 1
+    assert pool.stats().servers["a"].slots == ((5, "leased"), (7, "retired"))
+    for each in leased:
+        pool.release(each)
+    assert pool.stats().servers["a"].slots == ((5, "idle"),)
+    assert len(peers) == 3
 
 
 def test_counters_stay_when_a_server_goes(closing: Closing, slot_server: SlotServers) -> None:

@@ -7,6 +7,7 @@ from math import inf
 import pytest
 
 from gevent_rover.policy.health import ABSENCE, Health
+from gevent_rover.policy.histogram import bucket
 from gevent_rover.policy.server_health import (
     FAST,
     MOST,
@@ -16,6 +17,7 @@ from gevent_rover.policy.server_health import (
     SLOW,
     ServerHealth,
 )
+from gevent_rover.policy.trouble import in_words
 
 
 def health_of(*ids: str, latency: float = 0.1) -> Health:
@@ -228,3 +230,99 @@ def test_records_of_which_nothing_is_known_are_dropped() -> None:
         health.of(str(number))
     health.tick({str(number) for number in range(100)}, 0.0)
     assert health.records() == []
+
+
+# What is said of it
+
+
+def test_the_worst_is_said_of_a_server() -> None:
+    health = health_of("a", "b", "c")
+    server = health.of("a")
+    assert server.state == "up"
+    answer(server, 1.0, 20)
+    assert server.state == "slow"
+    server.suspect = True
+    assert server.state == "suspect"
+    for _ in range(SET_ASIDE_AFTER):
+        assert server.state == "suspect"
+        server.failed(1.0)
+    assert server.state == "set aside"
+    health.record("a", "error", 2.0, failure="ProtocolError: no slot")
+    assert server.state == "error"
+    health.record("a", "unreachable", 3.0, failure="ConnectionRefusedError")
+    assert server.state == "unreachable"
+    health.record("a", "connection", 4.0)
+    assert server.state == "set aside"
+    server.worked()
+    assert server.state == "slow"
+
+
+def test_a_run_of_failures_has_a_beginning_and_ends_with_a_success_of_its_kind() -> None:
+    health = Health()
+    for second in (1.0, 2.0):
+        health.record("a", "unreachable", second, failure=f"refused at {second:g}")
+    server = health.of("a")
+    trouble = server.trouble
+    assert trouble is not None
+    assert (trouble.text, trouble.since, trouble.at, trouble.over) == (
+        "refused at 2",
+        1.0,
+        2.0,
+        False,
+    )
+    server.worked()
+    assert not trouble.over  # It was no lease.
+    health.record("a", "connection", 3.0)
+    assert trouble.over
+    assert (server.attempts, server.failed_attempts) == (3, 2)
+    health.record("a", "unreachable", 4.0, failure="again")
+    assert server.trouble is not None
+    assert (server.trouble.since, server.trouble.text) == (4.0, "again")
+
+
+def test_another_kind_of_failure_begins_a_run_of_its_own() -> None:
+    server = Health().of("a")
+    server.failed(1.0)
+    server.failed(2.0)
+    server.went_wrong("lease", "EOFError: it hung up", 2.0)
+    assert server.trouble is not None
+    assert (server.trouble.since, server.trouble.text) == (1.0, "EOFError: it hung up")
+    server.went_wrong("connection", "it hung up on a new connection", 3.0)
+    assert server.trouble.since == 3.0
+
+
+def test_a_server_that_left_and_came_back_has_no_trouble() -> None:
+    health = Health()
+    health.record("a", "error", 1.0, failure="ProtocolError")
+    health.tick((), 2.0)
+    health.tick({"a"}, 3.0)
+    assert (health.of("a").trouble, health.of("a").state) == (None, "up")
+    assert health.of("a").attempts == 1  # which is a counter
+
+
+class Rude(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def test_words_are_short_and_never_fail() -> None:
+    assert in_words(ValueError("no")) == "ValueError: no"
+    assert in_words(Rude()) == "Rude"
+    assert len(in_words(ValueError("x" * 10_000))) == 300
+
+
+def test_a_forked_child_counts_from_nothing() -> None:
+    health = health_of("a")
+    health.record("a", "connection", 0.0)
+    health.forget_leases()
+    server = health.of("a")
+    assert (server.attempts, sum(server.lease_times)) == (0, 0)
+    server.answered(0.1, 0.0)
+    assert sum(server.lease_times) == 1
+
+
+def test_how_long_leases_took_is_counted_as_it_was() -> None:
+    health = health_of("a", "b", latency=0.01)
+    health.of("a").answered(50.0, 0.0)  # That counts less for its latency.
+    assert health.of("a").lease_times[bucket(50.0)] == 1
+    assert health.of("a").lease_times[bucket(0.01)] == 20

@@ -74,7 +74,8 @@ class Health(Known):
                 record.absent_since = None
                 continue
             record.suspect = False
-            record.unreachable_since = None
+            record.unreachable_since = record.trouble = None
+            record.faulty = False
             record.failed_in = record.avoided_in = -1
             if record.absent_since is None:
                 record.absent_since = now
@@ -85,8 +86,7 @@ class Health(Known):
     def forget_leases(self) -> None:
         """Forget all leases and connections: a forked child has none."""
         for record in self._by_id.values():
-            record.connections = record.leased = 0
-            record.probed = False
+            record.forget_leases()
 
     def picked(self, id: str) -> None:
         """Take note that an attempt at ``id`` begins."""
@@ -95,19 +95,23 @@ class Health(Known):
             record.avoided_in = self._interval
             self._probes += 1
 
-    def record(self, id: str, outcome: Outcome, now: float, *, called: bool = False) -> None:
+    def record(
+        self, id: str, outcome: Outcome, now: float, *, failure: str = "", called: bool = False
+    ) -> None:
         """Take note of how an attempt at ``id`` ended.
 
         :param now: a monotonic time, in seconds.
+        :param failure: why there's no connection, in words.
         :param called: whether a caller asked for it. Its failure is no reason then for
             the rover's own attempts to avoid the server.
         """
         if outcome == "connection":
-            known = self._by_id.get(id)
-            if known is not None:
-                known.unreachable_since = None
+            record = self.of(id)
+            record.unreachable_since = None
+            record.attempted(None, now)
         elif outcome != "discarded":
             record = self.of(id)
+            record.attempted(failure, now, faulty=outcome == "error")
             if not called:
                 record.failed_in = record.avoided_in = self._interval
             if outcome == "unreachable" and record.unreachable_since is None:
@@ -123,14 +127,16 @@ class Health(Known):
         if record is not None and not record.suspect and record.failed_in != self._interval:
             record.avoided_in = -1
 
-    def suspect(self, id: str) -> bool:
+    def suspect(self, id: str, now: float) -> bool:
         """Take note that a connection to ``id`` died young, and was never leased.
 
+        :param now: a monotonic time, in seconds.
         :returns: whether so many servers came to be suspected in this interval that
             more attempts make no sense. A server that dies has young connections, too.
         """
         record = self.of(id)
         record.avoided_in = self._interval
+        record.went_wrong("connection", "it hung up on a new connection", now)
         if record.suspect:
             return False
         record.suspect = True
@@ -144,6 +150,10 @@ class Health(Known):
             record.suspect = False
 
     # Questions
+
+    def get(self, id: str | None) -> ServerHealth | None:
+        """Return the record of a server; None: nothing is known of it."""
+        return self._by_id.get(id)
 
     def ids(self) -> set[str | None]:
         """Return the ids of which anything is known; None among them where nobody said whose."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from math import inf
 from random import uniform
-from typing import Final
+from typing import Final, Literal, TypeAlias
+
+from gevent_rover.policy.histogram import bucket, no_counts
+from gevent_rover.policy.trouble import Troubled
 
 # The rules below were tried on some forty simulated scenarios, and chosen on other
 # seeds than those that benchmarks/README.md quotes. It says what each is worth.
@@ -48,6 +51,15 @@ RETRY_SECONDS: Final = 60.0
 SET_ASIDE_AFTER: Final = 3
 SET_ASIDE_FOR: Final = 0.2
 SET_ASIDE_AT_MOST: Final = 10.0
+
+
+#: How a client sees a server, the worst last: nothing speaks against it; its leases take
+#: long; it left the registry, and its connections are still in use; it hung up on new
+#: connections, or their setup failed; its leases failed in a row; its latest attempt ended
+#: in an error that a person must fix; its latest attempt got no answer.
+ServerState: TypeAlias = Literal[
+    "up", "slow", "draining", "suspect", "set aside", "error", "unreachable"
+]
 
 
 class Known:
@@ -95,7 +107,7 @@ class Known:
         return []
 
 
-class ServerHealth:
+class ServerHealth(Troubled):
     """One server's record. A :class:`Choice` may read it, and changes nothing.
 
     :param known: what it shares with the client's other servers.
@@ -110,6 +122,7 @@ class ServerHealth:
         "fast",
         "known",
         "latency",
+        "lease_times",
         "leased",
         "probed",
         "retry_after",
@@ -124,6 +137,8 @@ class ServerHealth:
 
     def __init__(self, known: Known | None = None) -> None:
         self.known = Known() if known is None else known
+
+        super().__init__()
 
         # Of attempts:
 
@@ -152,6 +167,8 @@ class ServerHealth:
         self.latency = 0.0
         #: How many leases went well; not counted any more once they are many.
         self.samples = 0
+        #: How long they took, a histogram; empty before the first one.
+        self.lease_times: list[int] = []
         #: Whether its latency is beyond the dead band,
         self.slow = False
         #: and whether it's so far below the typical one that speed alone would draw
@@ -175,6 +192,7 @@ class ServerHealth:
     def answered(self, duration: float, now: float) -> None:
         """Take note that a lease went well, which took ``duration`` seconds."""
         known = self.known
+        counted = duration
         if duration > known.most:
             duration = known.most
         if self.samples < _MANY or self.unusual:
@@ -183,12 +201,16 @@ class ServerHealth:
             self.latency = latency = self.latency + (duration - self.latency) * WEIGHT
             if latency > known.slow or latency < known.fast:
                 self._judge(now)
+        self.lease_times[bucket(counted)] += 1
         known.samples = samples = known.samples + 1
         if samples >= known.next:
             known.see()
 
     def _answered_unusually(self, duration: float, now: float) -> None:
+        self.went_well("lease")
         self.failures = 0
+        if not self.lease_times:
+            self.lease_times = no_counts()
         if not self.known.typical:
             self.known.take_for_typical(duration)
         samples = self.samples
@@ -227,11 +249,13 @@ class ServerHealth:
     def worked(self) -> None:
         """Take note that it did what was asked, however long that took."""
         self.suspect = self.probed = False
+        self.went_well("lease")
         self.failures = 0
         self.unusual = self.slow or self.fast
 
     def failed(self, now: float) -> None:
         """Take note that a lease failed by the server's fault."""
+        self.went_wrong("lease", "a lease failed", now)
         self.probed = False
         self.unusual = True
         self.failures += 1
@@ -240,7 +264,27 @@ class ServerHealth:
             seconds = min(SET_ASIDE_AT_MOST, SET_ASIDE_FOR * 2.0 ** min(excess, 10))
             self.set_aside_until = now + seconds * uniform(0.5, 1)
 
+    def forget_leases(self) -> None:
+        """Forget all leases, connections and counts: a forked child has none."""
+        self.connections = self.leased = 0
+        self.forget_attempts()
+        self.lease_times = no_counts() if self.lease_times else []
+        self.probed = False
+
     # Questions
+
+    @property
+    def state(self) -> ServerState:
+        """The worst that can be said of it, in a word, as long as it's in the registry."""
+        if self.unreachable_since is not None:
+            return "unreachable"
+        if self.faulty:
+            return "error"
+        if self.failures >= SET_ASIDE_AFTER:
+            return "set aside"
+        if self.suspect:
+            return "suspect"
+        return "slow" if self.slow else "up"
 
     @property
     def slowness(self) -> float:
@@ -266,5 +310,7 @@ class ServerHealth:
             or self.suspect
             or self.samples
             or self.failures
+            or self.attempts
+            or self.trouble is not None
             or self.unreachable_since is not None
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Generic
 
 from gevent_rover.errors import PoolError
 from gevent_rover.net.forks import check_fork, same_process
+from gevent_rover.policy.trouble import in_words
 from gevent_rover.pooling.client import Client
 from gevent_rover.pooling.connection import PooledConnection
 from gevent_rover.pooling.stock import Stock
@@ -57,3 +59,5 @@ class Lease(Generic[Client]):
         else:
             failed = self._failed or issubclass(kind, stock.options.failures)
             stock.discard(connection, failed=failed)
+            if failed and isinstance(value, BaseException):
+                connection.server.went_wrong("lease", in_words(value), monotonic())

@@ -138,11 +138,10 @@ class Lending(Holdings):
             self.tally.rejected += 1
             raise PoolFull(f"{waiting} wait for a connection, and no more may: {self!r}")
         began = monotonic()
-        self.tally.waits += 1
         try:
             connection = self.waiters.wait(timeout, self._take_back_unused, turn)
         finally:
-            self.tally.wait_seconds += monotonic() - began
+            self.tally.waited(monotonic() - began)
         if connection is None:
             raise self.timed_out(monotonic() - began)
         return connection

@@ -139,6 +139,7 @@ class PreparingStock(Stock):
             _log.log(level, "closed %s: %s", connection, why, exc_info=failure)
             if self.supply is not None:
                 self.supply.suspect(connection.server_id)
+            connection.server.went_wrong("connection", why, monotonic())
         self.drop(connection, "setup")
 
     def _is_set_up(self, connection: PooledConnection, client: Any) -> None:

@@ -7,6 +7,7 @@ from time import monotonic
 from gevent_rover.checks import check_count
 from gevent_rover.net.forks import check_fork
 from gevent_rover.policy.entry import Entry
+from gevent_rover.policy.health import Health
 from gevent_rover.pooling.stats import PoolStats, server_stats
 from gevent_rover.pooling.stock import Stock
 
@@ -91,6 +92,11 @@ class PoolState:
         """Whether ``close()`` was called."""
         return self._stock.closed
 
+    @property
+    def health(self) -> Health:
+        """What this client knows of each server; its rover's, if there is one. To be read."""
+        return self._stock.health
+
     def slots(self) -> list[tuple[int, bool]]:
         """Return a snapshot: ``(slot, leased)`` of each connection, sorted by slot."""
         used = ("leased", "resetting")
@@ -124,6 +130,7 @@ class PoolState:
             failures=counted.failures,
             waits=tally.waits,
             wait_seconds=tally.wait_seconds,
+            wait_times=tuple(tally.wait_times),
             timeouts=tally.timeouts,
             rejected=tally.rejected,
             opened=counted.opened,

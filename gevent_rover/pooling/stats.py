@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final, Literal, TypeAlias, get_args
 
-from gevent_rover.policy.entry import Entry
+from gevent_rover.policy.entry import Entry, EntryState
+from gevent_rover.policy.histogram import bucket, no_counts
 from gevent_rover.policy.server_health import ServerHealth
 
 #: Why a pool closed a connection:
@@ -39,7 +41,26 @@ CloseReason: TypeAlias = Literal[
     "closed",
 ]
 
+# The lease times of a server that nobody leased yet.
+_NONE: Final = tuple(no_counts())
+
+_slot_of: Final = attrgetter("slot")
+
 _REASONS: Final[tuple[CloseReason, ...]] = get_args(CloseReason)
+
+
+#: What a connection is up to whose slot is held; ``retired``: it's in use, and closed
+#: when it comes back.
+SlotState: TypeAlias = Literal["idle", "leased", "preparing", "retired"]
+
+_SEEN_AS: Final[dict[EntryState, SlotState]] = {
+    "idle": "idle",
+    "leased": "leased",
+    "resetting": "leased",
+    "preparing": "preparing",
+    "retired": "retired",
+    "ending": "retired",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +81,9 @@ class ServerStats:
     leases: int
     lease_seconds: float
     failures: int
+    #: How long those took that were answered: a histogram, see :data:`BOUNDS`. It counts
+    #: since the server is known, and a relay's answers, too.
+    lease_times: Sequence[int]
     #: Connections that the pool took in, and closed again, by reason.
     opened: int
     closed: dict[CloseReason, int]
@@ -71,6 +95,8 @@ class ServerStats:
     set_aside: bool
     #: Whether it hung up on new connections, or their setup failed.
     suspect: bool
+    #: Its slots that the pool holds, the lowest first, and what state each is in.
+    slots: Sequence[tuple[int, SlotState]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +130,8 @@ class PoolStats:
     #: many seconds in all. Those who wait now count when they wait no more.
     waits: int
     wait_seconds: float
+    #: How long they waited: a histogram, see :data:`BOUNDS`.
+    wait_times: Sequence[int]
     #: How often one had none in time (:class:`PoolTimeout`), or wasn't allowed to wait
     #: (:class:`PoolFull`).
     timeouts: int
@@ -153,6 +181,7 @@ class Tally:
         self.by_server: dict[str | None, Counters] = {}
         self.waits = 0
         self.wait_seconds = 0.0
+        self.wait_times = no_counts()
         self.timeouts = 0
         self.rejected = 0
 
@@ -167,6 +196,12 @@ class Tally:
             counters.closed[reason] += 1
             counters.add(entry)
 
+    def waited(self, seconds: float) -> None:
+        """Count a greenlet's wait for a connection, whether it got one or not."""
+        self.waits += 1
+        self.wait_seconds += seconds
+        self.wait_times[bucket(seconds)] += 1
+
     def forget_all_but(self, ids: set[str | None]) -> None:
         """Forget the counters of other servers; the total stays as it is."""
         for id in self.by_server.keys() - ids:
@@ -180,16 +215,16 @@ class Tally:
 
 
 def server_stats(
-    id: str | None, server: ServerHealth, entries: Sequence[Entry], counters: Counters, now: float
+    id: str | None, server: ServerHealth, entries: list[Entry], counters: Counters, now: float
 ) -> ServerStats:
     """Return what is known of a server.
 
     :param entries: its connections.
     :param now: a monotonic time, in seconds.
     """
-    states = [entry.state for entry in entries]
-    idle, preparing = states.count("idle"), states.count("preparing")
-    leased = states.count("leased") + states.count("resetting")
+    entries.sort(key=_slot_of)
+    states = [_SEEN_AS[entry.state] for entry in entries]
+    idle, preparing, leased = map(states.count, ("idle", "preparing", "leased"))
     counted = counters.plus(entries)
     return ServerStats(
         id=id,
@@ -197,14 +232,16 @@ def server_stats(
         idle=idle,
         leased=leased,
         preparing=preparing,
-        retired=states.count("retired") + states.count("ending"),
+        retired=states.count("retired"),
         leases=counted.leases,
         lease_seconds=counted.lease_seconds,
         failures=counted.failures,
+        lease_times=tuple(server.lease_times) or _NONE,
         opened=counted.opened,
         closed=counted.closed,
         latency=server.latency,
         slowness=server.slowness,
         set_aside=server.is_set_aside(now),
         suspect=server.suspect,
+        slots=tuple(zip([int(entry.slot) for entry in entries], states, strict=True)),
     )

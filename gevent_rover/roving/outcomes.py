@@ -12,6 +12,7 @@ from gevent_rover.errors import RoverError
 from gevent_rover.models import Attempt, Outcome, Server, Slot
 from gevent_rover.net.interrupts import calls_out
 from gevent_rover.policy.health import Health
+from gevent_rover.policy.trouble import in_words
 from gevent_rover.signals import attempt as attempt_signal
 from gevent_rover.signals import connection, deliver, error, unreachable
 
@@ -69,7 +70,8 @@ class Outcomes:
             since = self._health.unreachable_since(id)
             if outcome == "unreachable" and since is None:
                 self._health.forget_all_but(rover.servers, now)
-            self._health.record(id, outcome, now, called=called)
+            text = "" if failure is None else in_words(failure)
+            self._health.record(id, outcome, now, failure=text, called=called)
         claimed = False
         sock, attempt.socket = attempt.socket, None
         attempt.published = sock

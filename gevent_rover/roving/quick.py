@@ -88,7 +88,7 @@ class QuickRoving:
 
     def suspect(self, id: str | None) -> None:
         """Take note that a connection died young; None: nobody knows whose it was."""
-        if id is None or self._health.suspect(id):
+        if id is None or self._health.suspect(id, monotonic()):
             self._pacing.end()
 
     # The life of an attempt, the ticks' own included

@@ -81,6 +81,9 @@ class Rover(Settings, Forkable):
         self.ssl_context = ssl_context
         self._receivers = Receivers()
         self._attempts = Attempts(self)
+        #: What this client knows of each server, to be read: ``get(id)`` is a
+        #: :class:`ServerHealth`, or None.
+        self.health: Health = self._attempts.health
         self._loop = Loop(self, self._attempts)
         super().__init__()
 
