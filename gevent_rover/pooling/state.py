@@ -111,7 +111,7 @@ class PoolState:
         stock, now = self._stock, monotonic()
         tally = stock.tally
         connections = list(stock.by_socket.values())
-        counted = tally.total.plus(connections)
+        leases, lease_seconds, failures = tally.total.with_open(connections)
         by_server: dict[str | None, list[Entry]] = {id: [] for id in tally.by_server}
         for connection in connections:
             by_server[connection.server_id].append(connection)
@@ -125,16 +125,16 @@ class PoolState:
             waiting=self.waiting,
             max_slots=self.max_slots,
             min_slots=self.min_slots,
-            leases=counted.leases,
-            lease_seconds=counted.lease_seconds,
-            failures=counted.failures,
+            leases=leases,
+            lease_seconds=lease_seconds,
+            failures=failures,
             waits=tally.waits,
             wait_seconds=tally.wait_seconds,
             wait_times=tuple(tally.wait_times),
             timeouts=tally.timeouts,
             rejected=tally.rejected,
-            opened=counted.opened,
-            closed=counted.closed,
+            opened=tally.total.opened,
+            closed=dict(tally.total.closed),
             servers={
                 id: server_stats(id, stock.health.of(id), own, tally.by_server[id], now)
                 for id, own in by_server.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final, Literal, TypeAlias, get_args
@@ -162,15 +162,14 @@ class Counters:
         self.lease_seconds += entry.lease_seconds
         self.failures += entry.failures
 
-    def plus(self, entries: Sequence[Entry]) -> Counters:
-        """Return a copy that counts these connections, too, which aren't closed."""
-        sum = Counters()
-        sum.opened, sum.closed = self.opened, dict(self.closed)
-        sum.leases, sum.lease_seconds = self.leases, self.lease_seconds
-        sum.failures = self.failures
+    def with_open(self, entries: Iterable[Entry]) -> tuple[int, float, int]:
+        """Return leases, seconds and failures, those of connections that aren't closed, too."""
+        leases, seconds, failures = self.leases, self.lease_seconds, self.failures
         for entry in entries:
-            sum.add(entry)
-        return sum
+            leases += entry.leases
+            seconds += entry.lease_seconds
+            failures += entry.failures
+        return leases, seconds, failures
 
 
 class Tally:
@@ -224,21 +223,23 @@ def server_stats(
     """
     entries.sort(key=_slot_of)
     states = [_SEEN_AS[entry.state] for entry in entries]
-    idle, preparing, leased = map(states.count, ("idle", "preparing", "leased"))
-    counted = counters.plus(entries)
+    idle, leased, preparing = states.count("idle"), states.count("leased"), len(states)
+    retired = states.count("retired")
+    preparing -= idle + leased + retired
+    leases, lease_seconds, failures = counters.with_open(entries)
     return ServerStats(
         id=id,
         size=idle + leased + preparing,
         idle=idle,
         leased=leased,
         preparing=preparing,
-        retired=states.count("retired"),
-        leases=counted.leases,
-        lease_seconds=counted.lease_seconds,
-        failures=counted.failures,
+        retired=retired,
+        leases=leases,
+        lease_seconds=lease_seconds,
+        failures=failures,
         lease_times=tuple(server.lease_times) or _NONE,
-        opened=counted.opened,
-        closed=counted.closed,
+        opened=counters.opened,
+        closed=dict(counters.closed),
         latency=server.latency,
         slowness=server.slowness,
         set_aside=server.is_set_aside(now),
