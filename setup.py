@@ -21,13 +21,15 @@ def version() -> str:
 def description(url: str) -> str:
     """Return the README for a package index, where relative links lead nowhere.
 
-    :param url: the repository's; if it's known, links are absolute ones below it. Else
-        each path is named once, in parentheses.
+    :param url: the repository's; if it's known, links and pictures are absolute ones below
+        it. Else each path is named once, in parentheses, and pictures are left out.
     """
     named: set[str] = set()
 
     def replaced(link: re.Match[str]) -> str:
-        words, target = link.groups()
+        mark, words, target = link.groups()
+        if mark:
+            return f"![{words}]({url}/raw/HEAD/{target})" if url else ""
         if url:
             return f"[{words}]({url}/blob/HEAD/{target})"  # as GitHub and GitLab have it
         path = target.partition("#")[0]
@@ -37,7 +39,7 @@ def description(url: str) -> str:
         return f"{words} ({path} in the source distribution)"
 
     text = (HERE / "README.md").read_text(encoding="utf-8")
-    return re.sub(r"\[([^]]+)\]\((?!\w+:)([^)\s]+)\)", replaced, text)
+    return re.sub(r"(!?)\[([^]]+)\]\((?!\w+:)([^)\s]+)\)", replaced, text)
 
 
 # Where the repository is, if the build was told.
@@ -62,6 +64,12 @@ BENCH = ["gunicorn[gevent]>=22", "matplotlib>=3.8", "simpy>=4.1"]
 DNS = ["dnspython>=2.6"]
 ZOOKEEPER = ["kazoo>=2.9"]
 
+# For a live table in the terminal: gevent-rover top.
+CLI = ["rich>=13"]
+
+# For Prometheus: see gevent_rover.metrics.
+METRICS = ["prometheus-client>=0.20"]
+
 TEST = [
     "pytest>=8",
     "pytest-timeout>=2.3",
@@ -72,7 +80,18 @@ TEST = [
     "trustme>=1.1",
     *DNS,
     *ZOOKEEPER,
+    *CLI,
+    *METRICS,
 ]
+
+# For the tests of the status page in a browser, which must be there: Chromium and its driver.
+BROWSER = ["selenium>=4.20", "axe-core-python>=0.1"]
+
+# What is published, and its check.
+DIST = ["build>=1.2", "twine>=6"]
+
+# The documentation's site.
+DOCS = ["furo>=2024.8", "myst-parser>=4", "sphinx>=8.1"]
 
 # Where there are wheels; elsewhere it takes LLVM to build.
 ATHERIS = (
@@ -96,6 +115,9 @@ CLIENTS = [
 DEV = [
     *TEST,
     *CLIENTS,
+    *BROWSER,
+    *DIST,
+    *DOCS,
     ATHERIS,
     "coverage>=7.10",  # the first with "patch = subprocess"
     "import-linter==2.17",
@@ -136,15 +158,20 @@ setup(
     ],
     python_requires=">=3.10",
     packages=find_packages(include=["gevent_rover", "gevent_rover.*"]),
-    package_data={"gevent_rover": ["py.typed"]},
+    package_data={"gevent_rover": ["py.typed", "status/page.*"]},
     zip_safe=False,
     install_requires=INSTALL,
     extras_require={
         "dns": DNS,
         "zookeeper": ZOOKEEPER,
+        "cli": CLI,
+        "metrics": METRICS,
         "clients": CLIENTS,
         "test": TEST,
         "bench": BENCH,
+        "browser": BROWSER,
+        "dist": DIST,
+        "docs": DOCS,
         "dev": DEV,
     },
     entry_points={"console_scripts": ["gevent-rover = gevent_rover.command.main:main"]},
