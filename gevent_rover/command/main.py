@@ -14,7 +14,7 @@ from gevent import monkey
 from gevent.event import Event
 
 from gevent_rover import __version__
-from gevent_rover.command import demo, front, relay, rove, serve
+from gevent_rover.command import demo, front, page, relay, rove, serve, top
 from gevent_rover.command.console import Output, printable
 from gevent_rover.command.tls import BadOption
 from gevent_rover.net.forks import check_loop
@@ -110,4 +110,6 @@ def _parser() -> _Parser:
     front.add_options(command("front", front.run, _WARN, **texts))
     texts = {"help": relay.HELP, "epilog": relay.EPILOG}
     relay.add_options(command("relay", relay.run, _WARN, **texts))
+    top.add_options(command("top", top.run, help=top.HELP, epilog=top.EPILOG))
+    page.add_options(command("page", page.run, _WARN, help=page.HELP, epilog=page.EPILOG))
     return parser
