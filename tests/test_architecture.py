@@ -21,6 +21,7 @@ FOREIGN = {
     "net/forks.py": {"_getframe"},
     "net/interrupts.py": {"_getframe"},
     "net/threads.py": {"_current_frames"},
+    "metrics/histograms.py": {"_buckets", "_sum"},
     "serving/base.py": {"_spawn", "_handle", "_do_read"},
 }
 
