@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -140,6 +141,7 @@ def test_flask_app_serves_through_its_pool(store: Any) -> None:
 
 def test_gunicorn_app_serves_through_its_workers_pools(store: Any) -> None:
     pytest.importorskip("gunicorn", reason="gunicorn isn't installed")
+    pytest.importorskip("prometheus_client", reason="prometheus_client isn't installed")
     _, (host, port) = store
     with socket.socket() as listener:  # gunicorn inherits it: no race for a free port
         listener.bind(("127.0.0.1", 0))
@@ -160,6 +162,14 @@ def test_gunicorn_app_serves_through_its_workers_pools(store: Any) -> None:
         # The path is the request, and the example's server knows no such command.
         status, body = http(address, "GET /colour")
         assert (status, body[:14]) == (200, b"ERROR expected")
+        status, body = http(address, "GET /status/")
+        assert (status, b"<script>" in body) == (200, True)
+        status, body = http(address, "GET /status/status.json")
+        [row] = json.loads(body)["servers"]
+        assert (status, row["address"], row["leases"]) == (200, f"{host}:{port}", 1)
+        status, body = http(address, "GET /metrics")
+        assert status == 200
+        assert b'gevent_rover_connection_max{pool="pool"} 5.0' in body
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=20)
         assert process.returncode == 0, log
