@@ -255,6 +255,24 @@ def slot_server(closing: Callable[[Any], Any]) -> Callable[..., SlotServer]:
     return slot_server
 
 
+@pytest.fixture
+def rover(closing: Callable[[Any], Any], slot_server: Callable[..., SlotServer]) -> Rover:
+    """Give a rover that roves one slot server, ``web1``, twenty times a second."""
+    rover = closing(Rover({"web1": entry(slot_server())}, roving_interval=0.05))
+    rover.start()
+    assert isinstance(rover, Rover)
+    return rover
+
+
+@pytest.fixture
+def pool(closing: Callable[[Any], Any], rover: Rover) -> SlotPool[Any]:
+    """Give its pool, of two connections, which are there."""
+    pool = closing(SlotPool(rover, max_slots=2))
+    pool.wait_ready()
+    assert isinstance(pool, SlotPool)
+    return pool
+
+
 def entry(server: StreamServer) -> Server:
     """Return the registry entry of a started server."""
     return {"host": "127.0.0.1", "port": port_of(server)}

@@ -36,20 +36,6 @@ def ask(app: Any, path: str = "/", method: str = "GET", **environ: str) -> Answe
     return status, headers, answer
 
 
-@pytest.fixture
-def rover(closing: Callable[[Any], Any], slot_server: Callable[..., SlotServer]) -> Rover:
-    rover = closing(Rover({"web1": entry(slot_server())}, roving_interval=0.05))
-    rover.start()
-    return rover  # type: ignore[no-any-return]
-
-
-@pytest.fixture
-def pool(closing: Callable[[Any], Any], rover: Rover) -> SlotPool[Any]:
-    pool = closing(SlotPool(rover, max_slots=2))
-    pool.wait_ready()
-    return pool  # type: ignore[no-any-return]
-
-
 def test_the_page_is_one_document_that_may_load_nothing_else(
     rover: Rover, pool: SlotPool[Any]
 ) -> None:

@@ -13,12 +13,12 @@ from typing import Any
 
 import gevent
 import pytest
-from conftest import entry, open_descriptors, port_of, wait_until
+from conftest import open_descriptors, port_of, wait_until
 from gevent import socket
 from gevent.server import StreamServer
 from test_fork import FORKS, in_child
 
-from gevent_rover import Rover, SlotPool, SlotServer
+from gevent_rover import Rover, SlotPool
 from gevent_rover.status import PageServer, StatusApp, StatusServer, collect, fetch
 from gevent_rover.status.collect import Collector
 from gevent_rover.status.merge import Report, merged
@@ -28,13 +28,6 @@ Closing = Callable[[Any], Any]
 LATE = "no answer within 0.5 s"
 ANSWER = b'{"where": "one", "snapshot": {}}\n'
 HEAD = b"HTTP/1.0 200 OK\r\nContent-Type: application/x-ndjson\r\n"
-
-
-@pytest.fixture
-def rover(closing: Closing, slot_server: Callable[..., SlotServer]) -> Rover:
-    rover = closing(Rover({"web1": entry(slot_server())}, roving_interval=0.05))
-    rover.start()
-    return rover  # type: ignore[no-any-return]
 
 
 @pytest.fixture

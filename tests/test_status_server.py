@@ -14,29 +14,15 @@ from typing import Any
 
 import gevent
 import pytest
-from conftest import entry, wait_until
+from conftest import wait_until
 from gevent import socket
 from gevent.subprocess import PIPE, Popen
 
-from gevent_rover import Rover, SlotPool, SlotServer
+from gevent_rover import Rover, SlotPool
 from gevent_rover.status import PageServer, StatusApp, StatusServer
 from gevent_rover.status import server as server_module
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
-
-
-@pytest.fixture
-def rover(closing: Callable[[Any], Any], slot_server: Callable[..., SlotServer]) -> Rover:
-    rover = closing(Rover({"web1": entry(slot_server())}, roving_interval=0.05))
-    rover.start()
-    return rover  # type: ignore[no-any-return]
-
-
-@pytest.fixture
-def pool(closing: Callable[[Any], Any], rover: Rover) -> SlotPool[Any]:
-    pool = closing(SlotPool(rover, max_slots=2))
-    pool.wait_ready()
-    return pool  # type: ignore[no-any-return]
 
 
 def connect(server: PageServer) -> socket.socket:

@@ -159,7 +159,8 @@ class _Question:
 def _named(line: bytes, where: str) -> bytes:
     if not line.startswith(_MYSELF):
         return line
-    return b'{"where":%b,%b' % (json.dumps(where).encode(), line[len(_MYSELF) :])
+    rest = memoryview(line)[len(_MYSELF) :]  # which is long
+    return b"".join((b'{"where":', json.dumps(where).encode(), b",", rest))
 
 
 def _no_answer(place: Place | NoPlace, error: str) -> _Line:

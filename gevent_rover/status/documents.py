@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from gevent_rover.status.snapshot import RoverSeen, SparseHistogram
+from gevent_rover.status.snapshot import PoolGauges, RoverSeen, SparseHistogram
 
 
 class Counted(TypedDict):
@@ -30,19 +30,9 @@ class Counted(TypedDict):
     lease_times: SparseHistogram
 
 
-class Pooled(Counted):
+class Pooled(Counted, PoolGauges):
     """What pools have beyond that: gauges add up those of the workers that answer."""
 
-    size: int
-    idle: int
-    leased: int
-    preparing: int
-    retired: int
-    candidates: int
-    #: Greenlets that wait for a connection.
-    waiting: int
-    max_slots: int
-    min_slots: int
     #: How often one had to wait, and the seconds that they did.
     waits: int
     wait_seconds: float

@@ -44,11 +44,9 @@ class RoverSeen(TypedDict):
     interval: float
 
 
-class PoolSeen(TypedDict):
-    """A pool: gauges, and counters since it was made; see :class:`PoolStats`."""
+class PoolGauges(TypedDict):
+    """How a pool is right now; see :class:`PoolStats`."""
 
-    name: str
-    closed: bool
     size: int
     idle: int
     leased: int
@@ -58,6 +56,13 @@ class PoolSeen(TypedDict):
     waiting: int
     max_slots: int
     min_slots: int
+
+
+class PoolSeen(PoolGauges):
+    """A pool: gauges, and counters since it was made."""
+
+    name: str
+    closed: bool
     leases: int
     lease_seconds: float
     failures: int

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -107,9 +106,18 @@ def places_of(wheres: Iterable[Where], skip: str | None = None) -> list[Place | 
                 elif skip is not None and place.found and os.path.basename(path) == skip:
                     continue
                 elif not path.startswith("\0"):
-                    key = os.path.realpath(path)
+                    key = _file_at(path)
             places.setdefault(key, place)
     return list(places.values())
+
+
+def _file_at(path: str) -> object:
+    """Return what is the same for all paths to a file."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return path  # Whoever connects is told why.
+    return found.st_dev, found.st_ino
 
 
 def _place_of(url: str) -> Place:
@@ -150,4 +158,4 @@ def _sockets_in(folder: str) -> Iterator[Place | NoPlace]:
         return
     for name in names:
         if name.endswith(SUFFIX):
-            yield _socket(str(Path(folder) / name), found=True)
+            yield _socket(os.path.join(folder, name), found=True)
