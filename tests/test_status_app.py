@@ -139,6 +139,8 @@ def test_several_workers_are_shown_as_one_by_each_of_them(
         # Its own socket isn't asked: it knows.
         assert len(lines) == 2
         assert [line["snapshot"]["pool"] is None for line in lines] == [False, True]
+        merged = json.loads(ask(app, "/status.json")[2])
+        assert (merged["totals"]["workers"], len(merged["servers"])) == (1, 2)
     wait_until(lambda: len(ask(app, "/workers.ndjson")[2].splitlines()) == 1)
 
 

@@ -555,7 +555,7 @@ def test_a_screen_of_any_size_is_not_exceeded(width: int, height: int, filter: s
     frame = Frames("state", filter, Glyphs.of("utf-8")).frame(merged(reports), 0.0)
     console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True)
     lines = console.render_lines(fitted(frame, width, height))
-    assert len(lines) <= max(height, len(frame.summary) + 5)
+    assert len(lines) <= max(height, len(frame.summary) + 1)
     assert max(sum(segment.cell_length for segment in line) for line in lines) <= width
     text = "\n".join("".join(segment.text for segment in line) for line in lines)
     if height > 20 and width > 60:

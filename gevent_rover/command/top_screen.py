@@ -68,17 +68,19 @@ def fitted(frame: Frame, width: int, height: int) -> RenderableType:
     # The pools get a third of it, the servers what is left.
     for grid, share in ((frame.pools, room // 3), (frame.servers, room)):
         share = min(share, room)
-        shown = len(grid.rows) if len(grid.rows) + 2 <= share else max(0, share - 3)
-        if not grid.rows:
+        if not grid.rows or share < 1:
             continue
-        lines += [Text(), _table(grid, grid.rows[:shown], width)]
-        room -= 2 + shown
-        if shown < len(grid.rows):
-            more = len(grid.rows) - shown
-            lines.append(Text(f"{frame.glyphs.more} {more:,} more", style="dim"))
+        # An empty line, the header, the rows; and how many more there are.
+        fits = len(grid.rows) + 2 <= share
+        shown = len(grid.rows) if fits else max(0, share - 3)
+        if shown:
+            lines += [Text(), _table(grid, grid.rows[:shown], width)]
+            room -= 2 + shown
+        if not fits:
+            lines.append(_line([(f"{frame.glyphs.more} {len(grid.rows) - shown:,} more", "dim")]))
             room -= 1
     if frame.left_out:
-        lines.append(Text(left_out(frame), style="dim"))
+        lines.append(_line([(left_out(frame), "dim")]))
     return Group(*lines)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
+from gevent import get_hub
+
 from gevent_rover.pooling.pool import SlotPool
 from gevent_rover.roving.rover import Rover
 from gevent_rover.status.collect import Collector
@@ -82,9 +84,9 @@ class StatusApp:
             document, policy = page()
             return _ok("text/html; charset=utf-8", document, ("Content-Security-Policy", policy))
         if path == "/workers.ndjson":
-            return _ok("application/x-ndjson", b"".join(line + b"\n" for line in self._lines()))
+            return _ok("application/x-ndjson", b"\n".join([*self._lines(), b""]))
         if path == "/status.json":
-            return _ok("application/json", text_of(merged(reports_of(self._lines()))).encode())
+            return _ok("application/json", _merged_text(list(self._lines())))
         if path == "":
             # Mounted: else the page's relative links would lead beside it.
             where = environ.get("SCRIPT_NAME", "").rpartition("/")[2] + "/"
@@ -102,6 +104,21 @@ class StatusApp:
         if _is_of_another_site(environ):
             return _plain("403 Forbidden", "The page of another site asks for this.")
         return None
+
+
+def _merged_text(lines: list[bytes]) -> bytes:
+    """Return what these come to, as JSON.
+
+    Eight workers with 200 servers each are some 75 ms of work: not for the hub's thread.
+    """
+
+    def text() -> bytes:
+        return text_of(merged(reports_of(lines))).encode()
+
+    if len(lines) < 2:
+        return text()
+    merged_text: bytes = get_hub().threadpool.apply(text)
+    return merged_text
 
 
 _PLAIN: Final = ("Content-Type", "text/plain; charset=utf-8")
