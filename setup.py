@@ -158,7 +158,7 @@ setup(
     ],
     python_requires=">=3.10",
     packages=find_packages(include=["gevent_rover", "gevent_rover.*"]),
-    package_data={"gevent_rover": ["py.typed", "status/page.*"]},
+    package_data={"gevent_rover": ["py.typed", "status/browser/*"]},
     zip_safe=False,
     install_requires=INSTALL,
     extras_require={

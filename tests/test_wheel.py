@@ -40,6 +40,8 @@ def test_the_wheel_holds_every_module_and_the_mark_that_it_is_typed() -> None:
     if distribution is None:
         pytest.skip("no wheel is installed here; tox and .ci/run install one")
     held = {path.as_posix() for path in distribution.files or []}
-    page = {f"gevent_rover/status/page.{kind}" for kind in ("html", "css", "js")}
+    page = {
+        path.relative_to(CHECKOUT).as_posix() for path in (PACKAGE / "status/browser").iterdir()
+    }
     assert modules() | page | {"gevent_rover/py.typed"} <= held
     assert not [path for path in held if path.startswith(("tests/", "benchmarks/", "examples/"))]

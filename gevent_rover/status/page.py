@@ -1,4 +1,4 @@
-"""The page: one document, made of three files, and what a browser may do with it."""
+"""The page: one document, made of the files in ``browser/``, and what a browser may do with it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import base64
 import hashlib
 from functools import cache
 from importlib.resources import files
+from typing import Final
+
+#: The parts of the script, in the order in which they are read.
+PARTS: Final = ("reading", "sources", "fleet", "words", "plots", "tables", "controls", "main")
 
 
 @cache
 def page() -> tuple[bytes, str]:
     """Return the page, and its Content-Security-Policy: its own style and script, nothing else."""
-    folder = files("gevent_rover.status")
-    style, script, document = (
-        (folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js", "page.html")
-    )
+    style = _text_of("page.css")
+    parts = "\n".join(_text_of(f"{part}.js") for part in PARTS)
+    # In a function, so that no name is the window's.
+    script = f'"use strict";\n(() => {{\n{parts}}})();\n'
+    document = _text_of("page.html")
     document = document.replace("<style></style>", f"<style>{style}</style>")
     document = document.replace("<script></script>", f"<script>{script}</script>")
     policy = (
@@ -23,6 +28,10 @@ def page() -> tuple[bytes, str]:
         " frame-ancestors 'none'"
     )
     return document.encode(), policy
+
+
+def _text_of(name: str) -> str:
+    return (files("gevent_rover.status") / "browser" / name).read_text(encoding="utf-8")
 
 
 def _hash_of(text: str) -> str:
