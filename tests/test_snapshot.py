@@ -17,6 +17,7 @@ from test_fork import FORKS, in_child
 from gevent_rover import Rover, Server, SlotPool, SlotServer
 from gevent_rover.policy.histogram import BOUNDS, quantile
 from gevent_rover.status import Snapshot, snapshot
+from gevent_rover.status.texts import line_of
 
 Closing = Callable[[Any], Any]
 
@@ -215,3 +216,39 @@ def test_another_process_has_another_id_and_counts_from_nothing(
     assert snapshot(rover, pool)["worker"] == mine["worker"]
     assert (theirs["pool"]["leases"], theirs["servers"][0]["lease_times"]) == (0, [])
     assert theirs["servers"][0]["attempts"] == 0
+
+
+def test_the_line_of_a_worker_says_what_a_snapshot_does(
+    closing: Closing, slot_server: Callable[..., SlotServer], dead_server: Server
+) -> None:
+    servers: Any = {"web1": entry(slot_server(echo)), '<b>\n"\ud800': dead_server, 17: {"port": 1}}
+    rover = closing(Rover(servers, roving_interval=0.02))
+    rover.on("error", lambda rover, error: None)
+    pool = closing(SlotPool(rover, max_slots=3))
+    rover.start()
+    pool.wait_ready()
+    ask(pool, 20)
+    leased = pool.acquire()
+    wait_until(lambda: rover.health.get('<b>\n"\ud800') is not None)
+    rover.stop()
+    rover.servers["web2"] = {"path": "/nobody"}
+    for stay in (True, False):
+        if not stay:
+            rover.drop_server("web1")
+        line = line_of("here", rover, pool, "cache")
+        assert b"\n" not in line
+        said = json.loads(line)
+        seen: Any = json.loads(json.dumps(snapshot(rover, pool, name="cache")))
+        assert said["where"] == "here"
+        assert said["snapshot"].pop("time") == pytest.approx(seen.pop("time"))
+        shown, rows = said["snapshot"].pop("servers"), seen.pop("servers")
+        assert said["snapshot"] == seen
+        empty = {"slots": [], "lease_times": [], "slowness": 1.0}
+        for mine, row in zip(shown, rows, strict=True):
+            for key in ("error_since", "error_at"):
+                if row[key] is not None:
+                    assert mine.pop(key) == pytest.approx(row.pop(key))
+            row["id"] = row["id"] and str(row["id"])
+            left_out = {key: empty.get(key, row[key] and 0) for key in row.keys() - mine.keys()}
+            assert left_out | mine == row
+    pool.release(leased)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable
 from time import thread_time
@@ -15,7 +16,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from gevent_rover.checks import check_count
 from gevent_rover.metrics.families import Families, families_of
 from gevent_rover.metrics.labels import Labels
-from gevent_rover.metrics.recording import Recorder
+from gevent_rover.metrics.recording import Recorder, folder
 from gevent_rover.models import Attempt
 from gevent_rover.net.forks import Forkable, check_fork, kill_copy
 from gevent_rover.net.threads import in_thread_of
@@ -56,8 +57,14 @@ def instrument(
     :returns: for who wants to end it before rover and pool end.
     :raises ValueError: the name is taken in the registry, or rover or pool are instrumented
         there; or ``max_servers`` isn't an int of at least 1.
+    :raises FileNotFoundError: the folder isn't there that the environment names for the
+        values of several processes.
     """
     check_count("max_servers", max_servers)
+    values = folder()
+    if values is not None and not os.path.isdir(values):
+        # The first attempt would find that out, too late to be noticed.
+        raise FileNotFoundError(f"PROMETHEUS_MULTIPROC_DIR is {values!r}: there's no such folder")
     families = families_of(REGISTRY if registry is None else registry)
     return Instruments(families, rover, pool, name, Labels(per_server, max_servers))
 

@@ -8,7 +8,7 @@ from gevent_rover.checks import check_count
 from gevent_rover.net.forks import check_fork
 from gevent_rover.policy.entry import Entry
 from gevent_rover.policy.health import Health
-from gevent_rover.pooling.stats import PoolStats, server_stats
+from gevent_rover.pooling.stats import PoolStats, ServerUse, server_stats, use_of
 from gevent_rover.pooling.stock import Stock
 
 
@@ -102,19 +102,17 @@ class PoolState:
         used = ("leased", "resetting")
         return [(connection.slot, connection.state in used) for connection in self._stock.ranking]
 
-    def stats(self) -> PoolStats:
+    def stats(self, *, servers: bool = True) -> PoolStats:
         """Return what the pool is up to, and what it has counted since it was made.
 
         It takes time in proportion to the connections and servers: not for each request.
+
+        :param servers: whether to look at each server, too.
         """
         check_fork()
         stock, now = self._stock, monotonic()
-        tally = stock.tally
-        connections = list(stock.by_socket.values())
-        leases, lease_seconds, failures = tally.total.with_open(connections)
-        by_server: dict[str | None, list[Entry]] = {id: [] for id in tally.by_server}
-        for connection in connections:
-            by_server[connection.server_id].append(connection)
+        tally, health = stock.tally, stock.health
+        leases, lease_seconds, failures = tally.total.with_open(stock.by_socket.values())
         return PoolStats(
             size=self.size,
             idle=self.idle,
@@ -136,10 +134,19 @@ class PoolState:
             opened=tally.total.opened,
             closed=dict(tally.total.closed),
             servers={
-                id: server_stats(id, stock.health.of(id), own, tally.by_server[id], now)
-                for id, own in by_server.items()
+                id: server_stats(id, health.of(id), use, tally.by_server[id], now)
+                for id, use in (self.use() if servers else {}).items()
             },
         )
+
+    def use(self) -> dict[str | None, ServerUse]:
+        """Return what the pool makes of each server that it has had connections of."""
+        check_fork()
+        tally = self._stock.tally
+        by_server: dict[str | None, list[Entry]] = {id: [] for id in tally.by_server}
+        for connection in self._stock.by_socket.values():
+            by_server[connection.server_id].append(connection)
+        return {id: use_of(own, tally.by_server[id]) for id, own in by_server.items()}
 
 
 def check_sizes(max_slots: int, min_slots: int) -> None:

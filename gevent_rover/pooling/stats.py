@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 
 from gevent_rover.policy.entry import Entry, EntryState
 from gevent_rover.policy.histogram import bucket, no_counts
@@ -61,6 +61,19 @@ _SEEN_AS: Final[dict[EntryState, SlotState]] = {
     "retired": "retired",
     "ending": "retired",
 }
+
+
+class ServerUse(NamedTuple):
+    """What a pool makes of one server; see :class:`ServerStats`. It's made in a microsecond."""
+
+    slots: tuple[tuple[int, SlotState], ...] = ()
+    idle: int = 0
+    leased: int = 0
+    preparing: int = 0
+    retired: int = 0
+    leases: int = 0
+    lease_seconds: float = 0.0
+    failures: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,30 +226,38 @@ class Tally:
         return self.total, counters
 
 
+def use_of(entries: list[Entry], counters: Counters) -> ServerUse:
+    """Return what a pool makes of one server.
+
+    :param entries: its connections.
+    :param counters: of those that are closed.
+    """
+    if len(entries) > 1:
+        entries.sort(key=_slot_of)
+    slots = tuple([(int(entry.slot), _SEEN_AS[entry.state]) for entry in entries])
+    states = [state for _, state in slots]
+    idle, leased, retired = states.count("idle"), states.count("leased"), states.count("retired")
+    preparing = len(states) - idle - leased - retired
+    return ServerUse(slots, idle, leased, preparing, retired, *counters.with_open(entries))
+
+
 def server_stats(
-    id: str | None, server: ServerHealth, entries: list[Entry], counters: Counters, now: float
+    id: str | None, server: ServerHealth, use: ServerUse, counters: Counters, now: float
 ) -> ServerStats:
     """Return what is known of a server.
 
-    :param entries: its connections.
     :param now: a monotonic time, in seconds.
     """
-    entries.sort(key=_slot_of)
-    states = [_SEEN_AS[entry.state] for entry in entries]
-    idle, leased, preparing = states.count("idle"), states.count("leased"), len(states)
-    retired = states.count("retired")
-    preparing -= idle + leased + retired
-    leases, lease_seconds, failures = counters.with_open(entries)
     return ServerStats(
         id=id,
-        size=idle + leased + preparing,
-        idle=idle,
-        leased=leased,
-        preparing=preparing,
-        retired=retired,
-        leases=leases,
-        lease_seconds=lease_seconds,
-        failures=failures,
+        size=use.idle + use.leased + use.preparing,
+        idle=use.idle,
+        leased=use.leased,
+        preparing=use.preparing,
+        retired=use.retired,
+        leases=use.leases,
+        lease_seconds=use.lease_seconds,
+        failures=use.failures,
         lease_times=tuple(server.lease_times) or _NONE,
         opened=counters.opened,
         closed=dict(counters.closed),
@@ -244,5 +265,5 @@ def server_stats(
         slowness=server.slowness,
         set_aside=server.is_set_aside(now),
         suspect=server.suspect,
-        slots=tuple(zip([int(entry.slot) for entry in entries], states, strict=True)),
+        slots=use.slots,
     )

@@ -13,9 +13,8 @@ from gevent_rover.roving.rover import Rover
 from gevent_rover.status.collect import Collector
 from gevent_rover.status.merge import merged, reports_of
 from gevent_rover.status.page import page
-from gevent_rover.status.snapshot import snapshot
 from gevent_rover.status.sockets import socket_name
-from gevent_rover.status.texts import Texts, text_of
+from gevent_rover.status.texts import line_of, text_of
 
 _Environ: TypeAlias = Mapping[str, Any]
 _Answer: TypeAlias = tuple[str, list[tuple[str, str]], bytes]
@@ -51,10 +50,8 @@ def status_app(
     """
     collector = None if workers is None else Collector(workers)
 
-    texts = Texts()
-
     def lines() -> list[bytes]:
-        own = texts.line_of("this worker", snapshot(rover, pool, name=name))
+        own = line_of("this worker", rover, pool, name)
         others = [] if collector is None else collector.raw(skip=socket_name(name))
         return [own, *others]
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from time import monotonic, time
-from typing import Any, Final, TypedDict
+from typing import Any, Final, TypeAlias, TypedDict
 
 from gevent_rover.models import Server
 from gevent_rover.policy.health import Health
 from gevent_rover.policy.histogram import BOUNDS
 from gevent_rover.policy.server_health import ServerHealth, ServerState
 from gevent_rover.pooling.pool import SlotPool
-from gevent_rover.pooling.stats import CloseReason, Counters, PoolStats, ServerStats, server_stats
+from gevent_rover.pooling.stats import CloseReason, PoolStats, ServerUse
 from gevent_rover.registry import address_of
 from gevent_rover.roving.rover import Rover
 
@@ -137,21 +137,74 @@ def snapshot(
     :param pool: None: somebody else takes the rover's connections.
     :param name: of the pool, to tell it from others of the same process.
     """
-    now = monotonic()
-    epoch = time() - now
-    stats = None if pool is None else pool.stats()
-    health = None if pool is None else pool.health
-    if rover is not None:
-        health = rover.health
+    epoch = time() - monotonic()
+    rows = [_row_of(each, epoch) for each in servers_of(rover, pool)]
+    servers: Any = [dict(zip(KEYS, row, strict=True)) for row in rows]
+    return {**without_servers(rover, pool, name), "servers": servers}
+
+
+def without_servers(rover: Rover | None, pool: SlotPool[Any] | None, name: str) -> Snapshot:
+    """Return the rest of a snapshot."""
     return {
         "version": VERSION,
-        "time": epoch + now,
+        "time": time(),
         "worker": _worker(),
         "bounds": BOUNDS,
         "rover": None if rover is None else _rover(rover),
-        "pool": None if pool is None or stats is None else _pool(name, pool, stats),
-        "servers": _servers(rover, stats, health, epoch),
+        "pool": None if pool is None else _pool(name, pool, pool.stats(servers=False)),
+        "servers": [],
     }
+
+
+#: Those of a :class:`ServerSeen`, in order.
+KEYS: Final = tuple(ServerSeen.__annotations__)
+
+#: A server: its id, its address, its state if that isn't its record's, what is known of it,
+#: and what the pool makes of it.
+ServerView: TypeAlias = "tuple[str | None, str | None, ServerState | None, ServerHealth, ServerUse]"
+
+
+def servers_of(rover: Rover | None, pool: SlotPool[Any] | None) -> Iterator[ServerView]:
+    """Yield what is known of each server, as it is."""
+    used = {} if pool is None else pool.use()
+    if rover is None:
+        health = Health() if pool is None else pool.health
+        for id, use in used.items():
+            yield id, None, None, health.get(id) or _UNKNOWN, use
+        return
+    known, use_of = rover.health.get, used.get
+    registry = dict(rover.servers)  # Another thread may change it.
+    for id, server in registry.items():
+        yield id, _address(server), None, known(id) or _UNKNOWN, use_of(id, UNUSED)
+    # Those that left, for as long as connections to them are in use; and all connections of
+    # which nobody knows the server.
+    for id, use in used.items():
+        if id not in registry and use.slots:
+            yield id, None, None if id is None else "draining", known(id) or _UNKNOWN, use
+
+
+def _row_of(server: ServerView, epoch: float) -> tuple[Any, ...]:
+    """Return the values of a :class:`ServerSeen`.
+
+    :param epoch: the date at which the monotonic clock began.
+    """
+    id, address, state, record, use = server
+    trouble = record.trouble
+    error: tuple[str | None, float | None, float | None] = (None, None, None)
+    if trouble is not None:
+        error = trouble.text, epoch + trouble.since, epoch + trouble.at
+    return (
+        id,
+        address,
+        record.state if state is None else state,
+        *use,
+        record.attempts,
+        record.failed_attempts,
+        record.latency,
+        record.slowness,
+        _sparse(record.lease_times),
+        *error,
+    )
 
 
 # The process: its number, and the rest of what its id is made of. A fork makes another.
@@ -197,59 +250,6 @@ def _pool(name: str, pool: SlotPool[Any], stats: PoolStats) -> PoolSeen:
     }
 
 
-def _servers(
-    rover: Rover | None, stats: PoolStats | None, health: Health | None, epoch: float
-) -> list[ServerSeen]:
-    counted = {} if stats is None else stats.servers
-    if rover is None:
-        return [_server(id, None, None, health, own, epoch) for id, own in counted.items()]
-    registry = dict(rover.servers)  # Another thread may change it.
-    rows = [
-        _server(id, _address(server), None, health, counted.get(id, _UNUSED), epoch)
-        for id, server in registry.items()
-    ]
-    # Those that left, for as long as connections to them are in use; and all connections of
-    # which nobody knows the server.
-    for id, own in counted.items():
-        if id not in registry and (own.size or own.retired):
-            state: ServerState | None = None if id is None else "draining"
-            rows.append(_server(id, None, state, health, own, epoch))
-    return rows
-
-
-def _server(
-    id: str | None,
-    address: str | None,
-    state: ServerState | None,
-    health: Health | None,
-    stats: ServerStats,
-    epoch: float,
-) -> ServerSeen:
-    record = (health and health.get(id)) or _UNKNOWN
-    trouble = record.trouble
-    return {
-        "id": id,
-        "address": address,
-        "state": record.state if state is None else state,
-        "slots": stats.slots,
-        "idle": stats.idle,
-        "leased": stats.leased,
-        "preparing": stats.preparing,
-        "retired": stats.retired,
-        "leases": stats.leases,
-        "lease_seconds": stats.lease_seconds,
-        "failures": stats.failures,
-        "attempts": record.attempts,
-        "failed_attempts": record.failed_attempts,
-        "latency": record.latency,
-        "slowness": record.slowness,
-        "lease_times": _sparse(record.lease_times),
-        "error": None if trouble is None else trouble.text,
-        "error_since": None if trouble is None else epoch + trouble.since,
-        "error_at": None if trouble is None else epoch + trouble.at,
-    }
-
-
 def _address(server: Server) -> str | None:
     try:
         return address_of(server)
@@ -261,6 +261,7 @@ def _sparse(counts: Sequence[int]) -> SparseHistogram:
     return [(index, count) for index, count in enumerate(counts) if count]
 
 
-# What nobody knows anything of, and what nobody has used.
+# What nobody knows anything of,
 _UNKNOWN: Final = ServerHealth()
-_UNUSED: Final = server_stats(None, _UNKNOWN, [], Counters(), 0.0)
+#: and what nobody has used.
+UNUSED: Final = ServerUse()
