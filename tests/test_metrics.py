@@ -721,6 +721,14 @@ def test_a_registry_in_which_a_name_is_taken_is_refused(scrapes: Scrapes) -> Non
         instrument(Rover(), registry=scrapes.registry)
 
 
+def test_a_folder_for_several_processes_that_is_not_there_is_refused(
+    scrapes: Scrapes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match=r"PROMETHEUS_MULTIPROC_DIR.*nowhere"):
+        instrument(Rover(), registry=scrapes.registry)
+
+
 def test_without_a_registry_it_is_the_client_librarys_own() -> None:
     from prometheus_client import REGISTRY
 
