@@ -7,37 +7,24 @@ import re
 import runpy
 import sys
 from collections import Counter
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from gevent.subprocess import PIPE, STDOUT, Popen
+from pages import LINK, PAGES, PICTURE, blocks_of, without_code
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = {
-    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-    for path in [
-        ROOT / "README.md",
-        ROOT / "CONTRIBUTING.md",
-        *sorted((ROOT / "docs").glob("*.md")),
-        ROOT / "benchmarks" / "README.md",
-    ]
-}
+README = PAGES["README.md"]
 BLOCKS = [
-    pytest.param(code, id=f"{page}-{number}")
+    pytest.param(block.code, id=f"{page}-{number}")
     for page, text in PAGES.items()
-    for number, code in enumerate(
-        re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    )
+    if page != "docs/tutorial.md"  # test_tutorial runs it, in order
+    for number, block in enumerate(block for block in blocks_of(text) if block.language == "python")
 ]
-LINK = re.compile(r"\[([^]]+)\]\((?!\w+:)([^)\s]+)\)")  # a relative one
-
-
-def without_code(text: str) -> str:
-    """Return a page without its blocks of code."""
-    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+#: What blocks may be called that aren't Python; test_blocks says who runs them. So no Python
+#: is called ``py``, ``pycon`` or ``console``, and stays unread.
+LANGUAGES = {"", "sh", "text", "json", "promql", "yaml", "nginx"}
 
 
 def anchors_of(text: str) -> set[str]:
@@ -59,7 +46,18 @@ def test_the_quickstart_is_in_the_readme() -> None:
 
 def test_only_python_that_runs_is_called_python() -> None:
     for page, text in PAGES.items():
-        assert set(re.findall(r"(?m)^```(\w+)", text)) <= {"python", "sh"}, page
+        languages = {block.language for block in blocks_of(text)} - {"python"}
+        assert {name for name in languages if name[:1] != "{"} <= LANGUAGES, page
+
+
+def test_blocks_are_found_with_and_without_a_fence() -> None:
+    text = "```sh\none\n```\n\n    two\n\n````text\n```\nthree\n````\n- four\n    five\n"
+    assert [(block.language, block.code) for block in blocks_of(text)] == [
+        ("sh", "one\n"),
+        ("", "two\n"),
+        ("text", "```\nthree\n"),
+    ]
+    assert without_code(text) == "\n\n\n\n- four\n    five\n"
 
 
 @pytest.mark.parametrize("code", BLOCKS)
@@ -83,6 +81,8 @@ def test_every_link_leads_to_a_file_and_a_heading(page: str) -> None:
         assert path.exists(), target
         if anchor:
             assert anchor in anchors_of(path.read_text(encoding="utf-8")), target
+    for _, target in PICTURE.findall(without_code(PAGES[page])):
+        assert ((ROOT / page).parent / target).is_file(), target
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -148,6 +148,7 @@ def test_without_a_url_the_index_shows_words_and_paths(monkeypatch: pytest.Monke
     assert text.count("architecture (docs/architecture.md in the source distribution)") == 1
     for _, target in LINK.findall(without_code(README)):
         assert target.partition("#")[0] in text
+    assert "![" not in text
     # All else is as it was.
     assert text.splitlines()[0] == README.splitlines()[0]
     assert "](https://blinker.readthedocs.io/)" in text
@@ -161,5 +162,7 @@ def test_with_a_url_the_index_shows_absolute_links(monkeypatch: pytest.MonkeyPat
     assert LINK.findall(without_code(text)) == []
     for words, target in LINK.findall(without_code(README)):
         assert f"[{words}](https://example.org/rover/blob/HEAD/{target})" in text
+    for words, target in PICTURE.findall(README):
+        assert f"![{words}](https://example.org/rover/raw/HEAD/{target})" in text
     assert given["project_urls"].keys() == {"Source", "Changelog", "Documentation", "Issues"}
     assert given["project_urls"]["Source"] == "https://example.org/rover"

@@ -232,12 +232,14 @@ def use_of(entries: list[Entry], counters: Counters) -> ServerUse:
     :param entries: its connections.
     :param counters: of those that are closed.
     """
-    if len(entries) > 1:
-        entries.sort(key=_slot_of)
+    entries.sort(key=_slot_of)
     slots = tuple([(int(entry.slot), _SEEN_AS[entry.state]) for entry in entries])
     states = [state for _, state in slots]
-    idle, leased, retired = states.count("idle"), states.count("leased"), states.count("retired")
-    preparing = len(states) - idle - leased - retired
+    idle, kept = states.count("idle"), len(states)
+    leased = preparing = retired = 0
+    if idle < kept:
+        leased, retired = states.count("leased"), states.count("retired")
+        preparing = kept - idle - leased - retired
     return ServerUse(slots, idle, leased, preparing, retired, *counters.with_open(entries))
 
 

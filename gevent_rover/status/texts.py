@@ -29,7 +29,7 @@ def line_of(where: str, rover: Rover | None, pool: SlotPool[Any] | None, name: s
     epoch = time() - monotonic()
     servers = ",".join([_text_of(server, epoch) for server in servers_of(rover, pool)])
     rest = text_of(without_servers(rover, pool, name))
-    # The servers are the last of its keys.
+    # They are the last of its keys.
     return f'{{"where":{text_of(where)},"snapshot":{rest[:-2]}{servers}]}}}}'.encode()
 
 
