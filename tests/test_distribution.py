@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shutil
 import sys
 import tarfile
 import venv
@@ -30,22 +31,22 @@ def run(*command: str, folder: Path, **environ: str) -> str:
     return check_output(command, cwd=folder, env=clean | environ, text=True)
 
 
-@pytest.fixture(scope="module", params=["", "https://example.org/rover"], ids=["bare", "url"])
-def dist(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the folder in which both were built, from a copy of what git knows."""
-    folder = tmp_path_factory.mktemp("dist")
+def build(folder: Path, *options: str, url: str = "") -> Path:
+    """Build in a copy of the checkout; return the folder where it all is."""
     source = folder / "source"
-    names = check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")
-    for name in filter(None, names):
-        if (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
-    run(
-        *(sys.executable, "-m", "build", "--outdir", str(folder), "."),
-        folder=source,
-        GEVENT_ROVER_URL=request.param,
+    left_out = shutil.ignore_patterns(
+        *(".?*", "build", "dist", "_build", "__pycache__", "*.egg-info", "*venv*")
     )
+    shutil.copytree(ROOT, source, ignore=left_out)
+    command = (sys.executable, "-m", "build", *options, "--outdir", str(folder), ".")
+    run(*command, folder=source, GEVENT_ROVER_URL=url)
     return folder
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder with an sdist and a wheel that don't know where the repository is."""
+    return build(tmp_path_factory.mktemp("dist"))
 
 
 def archives(dist: Path) -> Iterator[Path]:
@@ -70,15 +71,26 @@ def test_a_package_index_takes_both(dist: Path) -> None:
     assert "warning" not in said.lower()
 
 
-def test_its_pictures_and_links_lead_somewhere_outside_the_repository(dist: Path) -> None:
+def targets_of(dist: Path) -> list[str]:
+    """Return where the links and pictures of what an index shows lead."""
     text = re.sub(r"(?s)```.*?```", "", long_description(dist))
     targets = re.findall(r"\]\(([^)]+)\)", text)
     assert targets
     assert [target for target in targets if not target.startswith("https://")] == []
-    for target in targets:
-        if target.startswith("https://example.org/rover/"):
-            path = re.sub(r"^https://example.org/rover/(blob|raw)/HEAD/", "", target)
-            assert (ROOT / path.partition("#")[0]).exists(), target
+    return targets
+
+
+def test_no_picture_and_no_link_leads_into_the_repository(dist: Path) -> None:
+    assert not [target for target in targets_of(dist) if target.endswith(".png")]
+
+
+def test_pictures_and_links_lead_to_the_repository_where_that_is_known(tmp_path: Path) -> None:
+    targets = targets_of(build(tmp_path, "--wheel", url="https://example.org/rover"))
+    inside = [target for target in targets if target.startswith("https://example.org/rover/")]
+    assert any(target.endswith(".png") for target in inside)
+    for target in inside:
+        path = re.sub(r"^https://example.org/rover/(blob|raw)/HEAD/", "", target)
+        assert (ROOT / path.partition("#")[0]).exists(), target
 
 
 def test_the_sdist_has_what_its_own_tests_need(dist: Path) -> None:

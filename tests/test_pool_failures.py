@@ -139,7 +139,10 @@ def test_what_is_no_failure_says_nothing_about_the_server(
         lease.__enter__()
         end(lease, exception)
     assert pool.size == 4
-    assert shares(pool, pool_of, 8) == {"a": 4, "b": 4}
+    servers = pool.stats().servers.values()
+    assert [(each.failures, each.set_aside) for each in servers] == [(0, False)] * 2
+    found = shares(pool, pool_of, 8)
+    assert min(found["a"], found["b"]) >= 2  # Even, unless the machine stalls.
 
 
 def test_which_exceptions_are_failures_may_be_said(pool_of: PoolOf) -> None:
