@@ -9,6 +9,7 @@ import re
 import sys
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,7 +21,6 @@ from conftest import (
     entry,
     living_greenlets,
     open_descriptors,
-    run_benchmark,
     wait_until,
 )
 from gevent import socket
@@ -346,7 +346,8 @@ def test_whatever_happens_the_sums_are_the_pools_and_no_counter_falls(
             pool.offer(Slot(number % 3, operation[-1], OFFERED), mine)
             peers.append(peer)
         elif operation == "lease" and pool.idle:
-            leased.append(pool.acquire(0))
+            with suppress(PoolTimeout):  # "a" may have left.
+                leased.append(pool.acquire(0))
         elif operation in ("release", "fail") and leased:
             pool.release(leased.pop(), failed=operation == "fail")
         elif operation == "discard" and leased:
@@ -1152,27 +1153,3 @@ def test_the_dashboards_colours_are_those_of_states_and_outcomes_that_there_are(
     }
     assert coloured["Servers by state"] == set(get_args(ServerState))
     assert coloured["Attempts by outcome"] == set(get_args(Outcome))
-
-
-@pytest.mark.integration
-@pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks need Linux")
-@pytest.mark.timeout(120)
-def test_a_quick_run_of_the_benchmark_has_a_row_for_all_that_is_measured(tmp_path: Path) -> None:
-    output = tmp_path / "metrics.json"
-    printed = run_benchmark("benchmarks.metrics", "--quick", "--output", output)
-    rows = json.loads(output.read_text())["rows"]
-    assert [row["section"] for row in rows] == [
-        *(["request"] * 4),
-        "gunicorn",
-        *(["looks"] * 2),
-        *(["polls"] * 3),
-    ]
-    lines = [line for line in printed.splitlines() if line.startswith("|")][2:]
-    for row, line in zip(rows, lines, strict=True):
-        assert row["what"] in line and row["outcome"] in line
-        assert row["outcome"] in ("reached", "missed")
-        if row["compared"] == "ratio":
-            assert 0.2 < row["ratio"]["median"] < 5
-            assert row["what"] == row["peer"].replace("bare", "instrumented")
-        elif row["section"] == "polls":
-            assert 0 < row["figure"]["median"] < 1000
