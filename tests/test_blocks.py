@@ -168,6 +168,7 @@ def help_of(command: str) -> str:
     return done.stdout
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("page", PAGES)
 def test_what_commands_name_is_there(page: str) -> None:
     setup = (ROOT / "setup.py").read_text(encoding="utf-8")

@@ -328,6 +328,7 @@ _OPERATIONS = (
 )
 
 
+@pytest.mark.integration
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from(_OPERATIONS), max_size=40), st.booleans(), st.integers(1, 3))
 def test_whatever_happens_the_sums_are_the_pools_and_no_counter_falls(

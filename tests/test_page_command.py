@@ -23,6 +23,9 @@ from gevent_rover.status import StatusServer
 from gevent_rover.status.collect import Collector
 from gevent_rover.status.merge import merged
 
+# Almost each of them starts the command.
+pytestmark = pytest.mark.integration
+
 Closing = Callable[[Any], Any]
 Started = Callable[..., Any]
 
@@ -102,7 +105,6 @@ def test_it_shows_all_workers_until_a_signal(number: int, folder: Path, started:
     assert (process.stdout.read(), process.stderr.read()) == ("", "")
 
 
-@pytest.mark.integration
 def test_a_page_can_be_asked_by_others(folder: Path, started: Started) -> None:
     _, url = started(str(folder))
     document = merged(Collector(url, timeout=5.0).collect())
@@ -143,7 +145,6 @@ def test_it_listens_on_loopback_by_its_names(listen: str, folder: Path, started:
     assert not get(url, host="example.org")[0].startswith("HTTP/1.1 200 ")
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize(
     ("arguments", "culprit"),
     [
@@ -166,7 +167,6 @@ def test_a_bad_argument_gets_one_line_that_names_it(arguments: list[str], culpri
     assert culprit in errors
 
 
-@pytest.mark.integration
 def test_a_place_in_use_gets_one_line(folder: Path, slot_server: Callable[..., SlotServer]) -> None:
     used = [f"127.0.0.1:{port_of(slot_server())}", f"unix:{next(folder.iterdir())}"]
     for where in used:

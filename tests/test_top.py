@@ -42,6 +42,9 @@ from gevent_rover.command.top_text import Frames, lines_of
 from gevent_rover.status import PageServer, StatusApp, StatusServer
 from gevent_rover.status.merge import merged
 
+# Almost each of them starts the command.
+pytestmark = pytest.mark.integration
+
 Closing = Callable[[Any], Any]
 
 HOSTILE = "a\n\x1b[2Jb[bold]c\u202e\x9b5m\t中"
@@ -190,7 +193,6 @@ def servers_in(lines: Sequence[str]) -> list[str]:
     return [id for id in below if id and not id.startswith(("…", "..."))]
 
 
-@pytest.mark.integration
 def test_once_is_a_table_with_rates(app: StatusServer, tmp_path: Path) -> None:
     code, output, errors = run("top", str(tmp_path), "--once", "--interval", "0.5")
     assert (code, errors) == (0, "")
@@ -322,7 +324,6 @@ def test_servers_are_sorted_and_filtered(arguments: list[str], ids: list[str]) -
     assert (f"… {4 - len(ids)} left out by the filter" in lines) is (len(ids) < 4)
 
 
-@pytest.mark.integration
 def test_a_filter_and_a_sort_are_for_servers_alone(shows: Any) -> None:
     url, arguments = shows(some_servers), ["--once", "--interval", "0.1", "--filter", "UP"]
     _, output, _ = run("top", url, *arguments, "--sort", "leases")
@@ -357,7 +358,6 @@ def test_a_pool_that_is_closed_says_so() -> None:
     assert "pool (closed 1/2)  " in "\n".join(lines_of(frame))
 
 
-@pytest.mark.integration
 def test_workers_that_do_not_answer_are_named(shows: Any) -> None:
     silent = [{"where": f"unix:/run/{n}.sock", "error": "late"} for n in range(5)]
     url = shows(lambda: [a_report("one"), *silent])
@@ -408,7 +408,6 @@ def test_a_character_set_without_squares_has_others(app: StatusServer, tmp_path:
     output.decode("ascii")
 
 
-@pytest.mark.integration
 def test_an_app_that_is_gone_is_told_and_its_rows_stay(
     app: StatusServer, top: Callable[..., Any]
 ) -> None:
@@ -438,7 +437,6 @@ def test_an_app_that_is_gone_is_told_and_its_rows_stay(
     ended(process)
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
 def test_it_ends_quietly_when_nobody_reads(
     arguments: list[str], app: StatusServer, top: Callable[..., Any]
@@ -450,7 +448,6 @@ def test_it_ends_quietly_when_nobody_reads(
     assert process.stderr.read() == ""
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
 def test_a_signal_ends_it_though_the_reader_has_stopped_reading(
     arguments: list[str], shows: Any, top: Callable[..., Any]
@@ -479,7 +476,6 @@ def test_output_that_cannot_be_written_is_one_line_and_an_exit_code(
     assert told == "gevent-rover top: can't write the output: No space left on device\n"
 
 
-@pytest.mark.integration
 def test_a_closed_output_is_no_error(app: StatusServer) -> None:
     command = [*COMMAND, "top", app.url, "--once", "--interval", "0.1"]
     process = Popen(["sh", "-c", '"$@" >&-', "sh", *command], stderr=PIPE, text=True)
@@ -490,7 +486,6 @@ def test_a_closed_output_is_no_error(app: StatusServer) -> None:
 # On terminals
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("key", [False, True])
 def test_a_terminal_is_given_back_as_it_was(
     key: bool, app: StatusServer, terminal: Callable[..., Terminal]
@@ -511,7 +506,6 @@ def test_a_terminal_is_given_back_as_it_was(
     assert screen.process.stderr.read() == ""
 
 
-@pytest.mark.integration
 def test_a_screen_shows_what_there_is_room_for_the_worst_first(
     shows: Any, terminal: Callable[..., Terminal]
 ) -> None:
@@ -563,7 +557,6 @@ def test_a_screen_of_any_size_is_not_exceeded(width: int, height: int, filter: s
         assert (" left out by the filter" in text) is (filter != "")
 
 
-@pytest.mark.integration
 def test_states_have_colours(shows: Any, terminal: Callable[..., Terminal]) -> None:
     screen = terminal(shows(some_servers), size="150x30")
     screen.wait_for("up2 ")
@@ -573,7 +566,6 @@ def test_states_have_colours(shows: Any, terminal: Callable[..., Terminal]) -> N
     assert re.search(r"\x1b\[32mup ", text)
 
 
-@pytest.mark.integration
 def test_a_signal_ends_it_though_the_terminal_is_stopped(
     shows: Any, terminal: Callable[..., Terminal]
 ) -> None:
@@ -585,7 +577,6 @@ def test_a_signal_ends_it_though_the_terminal_is_stopped(
     ended(screen.process)
 
 
-@pytest.mark.integration
 def test_a_terminal_that_vanishes_ends_it(
     app: StatusServer, terminal: Callable[..., Terminal]
 ) -> None:
@@ -606,7 +597,6 @@ def without_rich(tmp_path: Path) -> str:
     return str(tmp_path / "hidden")
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("why", ["no rich", "dumb"])
 def test_without_rich_or_a_cursor_it_is_plain_text(
     why: str, without_rich: str, app: StatusServer, terminal: Callable[..., Terminal]
@@ -668,7 +658,6 @@ def test_only_who_writes_waits_for_a_reader(kind: str, monkeypatch: pytest.Monke
 # Many workers
 
 
-@pytest.mark.integration
 def test_a_worker_that_is_killed_takes_nothing_with_it(
     tmp_path: Path, slot_server: Callable[..., SlotServer], top: Callable[..., Any]
 ) -> None:

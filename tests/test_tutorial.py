@@ -65,7 +65,8 @@ class Terminal:
                 stdin=PIPE, stdout=PIPE, stderr=errors,
                 start_new_session=True,
             )  # fmt: skip
-        self.type("set -m")
+        # If the test is killed the shell's input ends, and its jobs with it.
+        self.type("set -m; trap 'kill $(jobs -p) 2>/dev/null' EXIT")
 
     def type(self, code: str, timeout: float = 60.0) -> str:
         """Type some lines, and return what they print on standard output."""
