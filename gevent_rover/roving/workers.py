@@ -22,9 +22,9 @@ _Work = TypeVar("_Work")
 class Workers(Generic[_Work]):
     """Greenlets that work off what is submitted, in order.
 
-    One of them does all of it, as long as the work doesn't block; what is submitted
-    while it does is for another. Afterwards the first that is free waits for
-    more: that takes a tenth of what a new one does.
+    One of them does all of it, as long as the work doesn't block; what is in the queue
+    when it does, or is submitted then, is for another. Afterwards the first that is free
+    waits for more: that takes a tenth of what a new one does.
 
     :param work: works off one piece; may block, and mustn't raise an ``Exception``.
     :param afterwards: called after pieces were worked off, before any switch.
@@ -37,6 +37,8 @@ class Workers(Generic[_Work]):
         self._group = Group()
         self._free: Any = None  # the one that waits
         self._called: Any = None  # one that was told to look at the queue
+        self._looks = False  # whether the hub will look, once nobody works or somebody blocks
+        self._resting: set[Any] = set()  # those that let others have their turn, and go on then
         self._shift = object()  # ends with stop()
 
     @property
@@ -57,6 +59,7 @@ class Workers(Generic[_Work]):
         afterwards, perhaps in another thread, is for others.
         """
         self._queue.clear()
+        self._looks = False
         self._shift = object()
         if self._free is not None:
             # It may never run again, if the hub of its thread is destroyed.
@@ -70,6 +73,8 @@ class Workers(Generic[_Work]):
         self._queue.clear()
         greenlets, self._group = self.greenlets, Group()
         self._free = self._called = None
+        self._looks = False
+        self._resting.clear()
         self._shift = object()
         for greenlet in greenlets:
             kill_copy(greenlet)
@@ -106,9 +111,25 @@ class Workers(Generic[_Work]):
         until = monotonic() + _SLICE
         while self._queue:
             while self._queue and monotonic() < until:
-                self._work(self._queue.popleft())
+                work = self._queue.popleft()
+                if self._queue and not self._looks:
+                    self._looks = True
+                    get_hub().loop.run_callback(self._look)
+                self._work(work)
             self._afterwards()
             if self._queue:
-                # Not sleep(0): that comes back before timers and sockets.
-                sleep(1e-6)
+                worker = getcurrent()
+                self._resting.add(worker)
+                try:
+                    # Not sleep(0): that comes back before timers and sockets.
+                    sleep(1e-6)
+                finally:
+                    self._resting.discard(worker)
                 until = monotonic() + _SLICE
+
+    def _look(self) -> None:
+        """Have another one work if the one that did blocks; the hub calls it."""
+        self._looks = False
+        called = self._called is not None and not self._called.dead
+        if self._queue and not called and not self._resting:
+            self._call()
