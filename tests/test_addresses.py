@@ -407,6 +407,7 @@ def test_only_errors_of_ours_are_an_error(rover_of: Rovers, site: Site) -> None:
 # Kills
 
 
+@pytest.mark.integration
 def test_a_race_killed_at_any_switch_leaves_no_descriptor(
     rover_of: Rovers, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -387,6 +387,7 @@ def test_a_server_too_old_for_edns_is_asked_without_it(
     wait_until(lambda: following.ids == {"10.0.0.1:80"}, 2)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("bad", ["silent", "SERVFAIL"])
 def test_one_kind_of_addresses_that_can_not_be_had_does_not_matter(
     bad: str, name_server: NameServer, closing: Closing

@@ -182,6 +182,7 @@ def test_start_in_the_child_roves_afresh(
     wait_until(lambda: held(server) == 3)
 
 
+@pytest.mark.integration
 def test_a_hundred_forks_at_full_speed_cost_the_parent_nothing(
     slot_server: Callable[..., SlotServer], closing: Any
 ) -> None:

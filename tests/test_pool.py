@@ -961,6 +961,7 @@ class CountedResult(AsyncResult):  # type: ignore[type-arg]  # subscriptable in 
     __hash__ = object.__hash__
 
 
+@pytest.mark.integration
 def test_20_000_that_leave_in_any_order_are_not_looked_for_one_by_one(
     closing: Closing, fill: Fill, monkeypatch: pytest.MonkeyPatch
 ) -> None:

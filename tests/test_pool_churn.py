@@ -28,6 +28,7 @@ def echo(slot: int, sock: socket.socket, address: Any) -> None:
         pass  # Its user was killed before it read the answer.
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("no_leaks")
 def test_leases_whose_greenlets_are_killed_at_random_points_lose_nothing(
     closing: Callable[[Any], Any], tmp_path: Path

@@ -443,6 +443,7 @@ def test_a_server_whose_setup_fails_is_left_out_and_the_others_fill_the_pool(
     assert sum(counted.values()) - sum(began.values()) <= 7
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("how", ["dies", "hangs"])
 def test_where_all_setups_fail_the_rover_does_not_race(
     how: str, closing: Closing, slot_server: Callable[..., SlotServer]

@@ -192,6 +192,7 @@ def test_a_bad_size_changes_nothing(closing: Closing) -> None:
 # Max lifetime
 
 
+@pytest.mark.integration
 def test_nine_old_connections_are_renewed_in_twelve_ticks_under_load(
     closing: Closing, slot_server: SlotServers
 ) -> None:

@@ -49,6 +49,7 @@ def test_one_dead_server_is_three_times_unreachable_within_two_and_a_half_interv
     assert all(each == {"id": "a", "server": dead_server} for each in unreachable)
 
 
+@pytest.mark.integration
 def test_the_schedule_does_not_drift_over_40_intervals(rover_of: Rovers) -> None:
     interval = 0.04
     for _ in range(5):

@@ -387,6 +387,7 @@ def test_servers_that_left_are_forgotten_after_a_while_and_totals_are_not() -> N
     assert merger.merged()["totals"]["leases"] == 40
 
 
+@pytest.mark.integration
 def test_ids_that_are_new_in_each_poll_fill_no_memory() -> None:
     merger = Merger()
     ids = iter(range(10**6))

@@ -232,6 +232,7 @@ def test_a_slow_reader_holds_up_nobody_and_is_cut_off(
     assert reported == []
 
 
+@pytest.mark.integration
 def test_many_readers_wait_in_the_kernels_queue(
     closing: Callable[[Any], Any], rover: Rover, pool: SlotPool[Any]
 ) -> None:
