@@ -86,8 +86,12 @@ def address_of(server: Server) -> str:
     path = server.get("path")
     if path is not None:
         return f"unix:@{path[1:]}" if path.startswith("\0") else f"unix:{path}"
-    host = server["host"]
-    return f"[{host}]:{server['port']}" if ":" in host else f"{host}:{server['port']}"
+    return host_and_port(server["host"], server["port"])
+
+
+def host_and_port(host: str, port: int) -> str:
+    """Return ``HOST:PORT``, or ``[IPv6]:PORT``."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def server_gone(servers: Mapping[str, Server], id: str, server: Server) -> bool:

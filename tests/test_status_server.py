@@ -196,6 +196,7 @@ def test_a_body_is_refused_and_not_read(rover: Rover, pool: SlotPool[Any], heade
     with StatusServer(rover, pool, "127.0.0.1:0") as server:
         answer = ask(server, f"POST / HTTP/1.1\r\nHost: localhost\r\n{header}\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 413 ")
+        assert answer.endswith(b"\r\n\r\nA request has no body here.\n")
         body_of(get(server))
 
 

@@ -19,6 +19,7 @@ from gevent_rover.command.tls import BadOption
 from gevent_rover.discovery.announcing import announce
 from gevent_rover.net.unix import listen_at
 from gevent_rover.policy.slots import Slots
+from gevent_rover.registry import host_and_port
 from gevent_rover.serving.base import ConnectionServer
 
 _Server = TypeVar("_Server", bound=ConnectionServer)
@@ -156,4 +157,4 @@ def _text_of(address: Any) -> str:
     if isinstance(address, str):
         return "unix:" + address.replace("\0", "@", 1)
     host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return host_and_port(host, port)

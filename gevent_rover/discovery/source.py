@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any, Final, Protocol, TypeAlias
 
 from gevent_rover.models import Server
+from gevent_rover.registry import host_and_port
 
 _log: Final = logging.getLogger("gevent_rover.discovery")
 _log.addHandler(logging.NullHandler())
@@ -54,7 +55,7 @@ def warn_of(failure: Exception, before: Exception | None, message: str, *args: o
 
 def address_id(host: str, port: int) -> str:
     """Return the id of a server that is known by its address alone: ``host:port``."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return host_and_port(host, port)
 
 
 def extra(module: str, name: str, user: str) -> Any:

@@ -14,7 +14,7 @@ from gevent_rover.discovery.kazoo_handler import Demoted, Handler
 from gevent_rover.discovery.source import SourceError, extra
 from gevent_rover.errors import InvalidServerError
 from gevent_rover.net.addresses import addresses_of
-from gevent_rover.registry import parse_listener
+from gevent_rover.registry import host_and_port, parse_listener
 
 #: ZooKeeper's own port, where none is given.
 PORT: Final = 2181
@@ -141,7 +141,7 @@ class ZooKeeperSession:
                 failure = exc
                 continue
             for _, (ip, *_) in addresses:
-                found.append(f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}")
+                found.append(host_and_port(ip, port))
         if not found:
             raise SourceError(f"no address of ZooKeeper at {self._hosts}: {failure}") from failure
         return ",".join(found) + chroot

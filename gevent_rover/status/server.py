@@ -16,6 +16,7 @@ from gevent.pywsgi import WSGIHandler, WSGIServer
 from gevent_rover.net.interrupts import calls_out
 from gevent_rover.net.unix import listen_at
 from gevent_rover.pooling.pool import SlotPool
+from gevent_rover.registry import host_and_port
 from gevent_rover.roving.rover import Rover
 from gevent_rover.serving.base import ConnectionServer
 from gevent_rover.status.app import status_app
@@ -70,7 +71,7 @@ class PageServer(ConnectionServer):
             return "unix:" + self._path.replace("\0", "@", 1)
         address: Any = self.address
         host, port = address[:2]
-        return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+        return f"http://{host_and_port(host, port)}/"
 
     def path(self) -> str | None:
         """Return the path to listen at now; None: it's no socket with a path."""
@@ -205,7 +206,8 @@ class _Handler(WSGIHandler):
             super().handle_error(kind, value, traceback)
 
 
+# It ends with the connection.
 _HAS_BODY: Final = (
-    b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Type: text/plain\r\n"
-    b"Content-Length: 30\r\n\r\nA request has no body here.\r\n\r\n"
+    b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Type: text/plain\r\n\r\n"
+    b"A request has no body here.\n"
 )
