@@ -109,8 +109,6 @@ def run(options: argparse.Namespace, output: Output, done: Event) -> int:
 # Terminals that can't move their cursor.
 _DUMB: Final = (None, "", "dumb", "unknown")
 
-_MISSING: Final = "for a screen that stays in place: pip install 'gevent_rover[cli]'"
-
 _Show: TypeAlias = "Callable[[Merged], object]"
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable
 from time import thread_time
 from typing import Any, Final
 
 import gevent
 from gevent import Greenlet, get_hub, getcurrent
-from gevent.monkey import get_original
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from gevent_rover.checks import check_count
@@ -19,7 +17,7 @@ from gevent_rover.metrics.labels import Labels
 from gevent_rover.metrics.recording import Recorder, folder
 from gevent_rover.models import Attempt
 from gevent_rover.net.forks import Forkable, check_fork, kill_copy
-from gevent_rover.net.threads import in_thread_of
+from gevent_rover.net.threads import get_ident, in_thread_of
 from gevent_rover.pooling.pool import SlotPool
 from gevent_rover.roving.rover import Rover
 from gevent_rover.status.snapshot import snapshot
@@ -30,9 +28,6 @@ from gevent_rover.status.snapshot import snapshot
 _EVERY: Final = 0.25
 _SHARE: Final = 0.01
 _AT_MOST: Final = 1.0
-
-# That of the thread, and not of the greenlet, in a patched process.
-_get_ident: Final[Callable[[], int]] = get_original("_thread", "get_ident")
 
 
 def instrument(
@@ -97,7 +92,7 @@ class Instruments(Forkable):
         self._greenlet: Greenlet[..., Any] | None = None
         # That of the greenlet; and until there is one, whose thread may look at the pool.
         self._hub: Any = None
-        self._thread = _get_ident()
+        self._thread = get_ident()
         self._busy = False
         things = [thing for thing in (rover, pool) if thing is not None]
         families.add(self, *things)
@@ -171,11 +166,11 @@ class Instruments(Forkable):
 
     def _may_look(self) -> bool:
         """Tell whether this thread is the pool's, or that one has ended."""
-        here = _get_ident()
+        here = get_ident()
         if self._hub is None:
             return self._thread == here
         called: list[int] = []
-        in_thread_of(self._hub, lambda: called.append(_get_ident()))
+        in_thread_of(self._hub, lambda: called.append(get_ident()))
         return called == [here]
 
     def _carry_over(self) -> None:
@@ -212,7 +207,7 @@ class Instruments(Forkable):
     def _after_fork(self) -> None:
         kill_copy(self._greenlet)
         self._greenlet = self._hub = None
-        self._thread = _get_ident()
+        self._thread = get_ident()
         self._busy = False
         self._recorder.forget()
 

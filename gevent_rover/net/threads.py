@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from gevent.monkey import get_original
 
-# That of the thread, and not of the greenlet, in a patched process.
-_get_ident: Final[Callable[[], int]] = get_original("_thread", "get_ident")
+#: Return the number of the thread, and not of the greenlet, in a patched process, too.
+get_ident: Final[Callable[[], int]] = get_original("_thread", "get_ident")
 
 
 def in_thread_of(hub: Any, action: Callable[[], object]) -> None:
@@ -19,7 +19,7 @@ def in_thread_of(hub: Any, action: Callable[[], object]) -> None:
     """
     # A thread is gone for Python a moment before greenlet knows that its hub is dead.
     ended = hub.dead or hub.loop is None or hub.thread_ident not in sys._current_frames()
-    if hub.thread_ident == _get_ident() or ended or not hub:
+    if hub.thread_ident == get_ident() or ended or not hub:
         action()
     else:
         hub.loop.run_callback_threadsafe(action)
