@@ -256,6 +256,20 @@ def slot_server(closing: Callable[[Any], Any]) -> Callable[..., SlotServer]:
 
 
 @pytest.fixture
+def processes() -> Iterator[list[Any]]:
+    """Give a list: processes in it are ended after the test, and their pipes closed."""
+    processes: list[Any] = []
+    yield processes
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        for stream in (process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+@pytest.fixture
 def rover(closing: Callable[[Any], Any], slot_server: Callable[..., SlotServer]) -> Rover:
     """Give a rover that roves one slot server, ``web1``, twenty times a second."""
     rover = closing(Rover({"web1": entry(slot_server())}, roving_interval=0.05))

@@ -9,7 +9,7 @@ import re
 import signal
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,22 +40,15 @@ def run(*arguments: str, timeout: float = 30.0) -> tuple[int, str, str]:
 
 
 @pytest.fixture
-def started() -> Iterator[Callable[..., Any]]:
+def started(processes: list[Any]) -> Callable[..., Any]:
     """Give a function that starts the command; what still runs is ended after the test."""
-    processes: list[Any] = []
 
     def started(*arguments: str) -> Any:
         process: Any = Popen([*COMMAND, *arguments], stdout=PIPE, stderr=PIPE, text=True)
         processes.append(process)
         return process
 
-    yield started
-    for process in processes:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        process.stdout.close()
-        process.stderr.close()
+    return started
 
 
 def test_version() -> None:

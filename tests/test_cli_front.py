@@ -6,7 +6,7 @@ import re
 import signal
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,8 @@ def echo(sock: Any, address: Any) -> None:
 
 
 @pytest.fixture
-def started() -> Iterator[Started]:
+def started(processes: list[Any]) -> Started:
     """Give a function that starts the command, and returns the process and where it listens."""
-    processes: list[Any] = []
 
     def started(*arguments: str) -> tuple[Any, str]:
         command = [sys.executable, "-W", "error", *COMMAND[1:], *arguments]
@@ -42,13 +41,7 @@ def started() -> Iterator[Started]:
         assert line.startswith("listening on "), process.stderr.read()
         return process, line.split()[-1]
 
-    yield started
-    for process in processes:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        process.stdout.close()
-        process.stderr.close()
+    return started
 
 
 @pytest.fixture

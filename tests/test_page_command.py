@@ -31,9 +31,8 @@ Started = Callable[..., Any]
 
 
 @pytest.fixture
-def started() -> Iterator[Started]:
+def started(processes: list[Any]) -> Started:
     """Give a function that starts the command, and returns the process and where it listens."""
-    processes: list[Any] = []
 
     def started(*arguments: str, listen: str = "127.0.0.1:0") -> tuple[Any, str]:
         command = [sys.executable, "-W", "error", *COMMAND[1:], "page", *arguments]
@@ -43,13 +42,7 @@ def started() -> Iterator[Started]:
         assert line.startswith("listening on "), process.stderr.read()
         return process, line.split()[-1]
 
-    yield started
-    for process in processes:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        process.stdout.close()
-        process.stderr.close()
+    return started
 
 
 @pytest.fixture

@@ -92,9 +92,8 @@ def shows(closing: Closing) -> Callable[[Callable[[], Sequence[Any]]], str]:
 
 
 @pytest.fixture
-def top() -> Iterator[Callable[..., Any]]:
+def top(processes: list[Any]) -> Callable[..., Any]:
     """Give a function that starts the command with a pipe; what still runs is ended."""
-    processes: list[Any] = []
 
     def top(*arguments: str, **options: Any) -> Any:
         command = [sys.executable, "-W", "error", *COMMAND[1:], "top", *arguments]
@@ -102,14 +101,7 @@ def top() -> Iterator[Callable[..., Any]]:
         processes.append(process)
         return process
 
-    yield top
-    for process in processes:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        for stream in (process.stdout, process.stderr):
-            if stream is not None:
-                stream.close()
+    return top
 
 
 def ended(process: Any, number: int = signal.SIGTERM, within: float = 1.5) -> None:
