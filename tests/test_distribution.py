@@ -16,7 +16,7 @@ from zipfile import ZipFile
 import pytest
 from gevent.subprocess import check_output
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.docs, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parent.parent
 

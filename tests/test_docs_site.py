@@ -20,7 +20,7 @@ from pages import PAGES
 
 pytest.importorskip("furo", reason="only the extra docs has Sphinx and its theme")
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.docs, pytest.mark.timeout(180)]
 
 #: Whose names are public.
 PACKAGES = [

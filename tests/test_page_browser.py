@@ -21,7 +21,7 @@ from gevent_rover import Rover, SlotPool
 from gevent_rover.policy.histogram import BOUNDS, quantile
 from gevent_rover.status import snapshot
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.docs]
 
 #: Seconds in which the page shows what a worker knows.
 SHOWN_IN: Final = 2.0

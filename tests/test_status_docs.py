@@ -22,7 +22,7 @@ from pages import PAGES, blocks_of
 from gevent_rover import Rover, Server, SlotPool
 from gevent_rover.status import StatusServer
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.docs]
 
 LINES = [
     line.split(" #")[0].strip()

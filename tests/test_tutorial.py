@@ -23,7 +23,7 @@ from conftest import ROOT, wait_until
 from gevent.subprocess import PIPE, Popen
 from pages import PAGES, Block, blocks_of
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.docs, pytest.mark.timeout(600)]
 
 PAGE = PAGES["docs/tutorial.md"]
 
