@@ -125,6 +125,7 @@ DEV = [
     "pre-commit>=4",
     "ruff==0.17.6",
     "tox>=4.20",
+    "types-docutils==0.23.0.20261107",
     "types-gevent==26.9.0.20261006",
     *BENCH,
 ]

@@ -15,6 +15,7 @@ from typing import Any, Final
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.builders.html import StandaloneHTMLBuilder
 from sphinx.environment import BuildEnvironment
 from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
@@ -70,9 +71,9 @@ class RepositoryLinks(SphinxTransform):
         """Replace each link that MyST takes for a file's, or doesn't know."""
         for node in list(self.document.findall(addnodes.download_reference)):
             self._point(node)
-        for node in list(self.document.findall(addnodes.pending_xref)):
-            if node.get("reftype") == "myst" and node["reftarget"][:1] != "#":
-                self._point(node)
+        for link in list(self.document.findall(addnodes.pending_xref)):
+            if link.get("reftype") == "myst" and link["reftarget"][:1] != "#":
+                self._point(link)
 
     def _point(self, node: nodes.Element) -> None:
         if node["reftarget"] in self.env.found_docs or node.source is None:
@@ -118,7 +119,7 @@ def resolve(
 
 def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Make the pages that show files and folders."""
-    if app.builder.format != "html":
+    if not isinstance(app.builder, StandaloneHTMLBuilder):
         return
     highlight = app.builder.highlighter.highlight_block
 
