@@ -7,9 +7,10 @@ import math
 import re
 from collections.abc import Callable
 
-from gevent_rover.discovery.source import Source, extra
+from gevent_rover.discovery.source import Source
 from gevent_rover.discovery.urls import is_source_url, source_from_url, zookeeper_path
 from gevent_rover.errors import InvalidServerError
+from gevent_rover.extras import extra
 from gevent_rover.models import Server
 from gevent_rover.registry import parse_listener, parse_listener_or_path, parse_server
 

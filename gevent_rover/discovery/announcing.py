@@ -14,13 +14,14 @@ from gevent import Greenlet, get_hub, getcurrent, sleep
 from gevent.event import Event
 
 from gevent_rover.checks import check_seconds
-from gevent_rover.discovery.source import SourceError, extra, warn_of
+from gevent_rover.discovery.source import SourceError, warn_of
 from gevent_rover.discovery.zookeeper_session import (
     SessionLost,
     ZooKeeperSession,
     check_hosts,
     check_path,
 )
+from gevent_rover.extras import extra
 from gevent_rover.net.forks import Forkable, check_fork, kill_copy
 from gevent_rover.registry import check_server
 

@@ -11,7 +11,8 @@ from typing import Any, Final
 from gevent import Greenlet, get_hub, iwait, sleep, wait
 
 from gevent_rover.checks import check_count, check_seconds
-from gevent_rover.discovery.source import Apply, SourceError, address_id, extra
+from gevent_rover.discovery.source import Apply, SourceError, address_id
+from gevent_rover.extras import extra
 from gevent_rover.models import Server
 from gevent_rover.net.addresses import addresses_of, known_address
 from gevent_rover.net.forks import kill_copy

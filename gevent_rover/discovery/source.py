@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from importlib import import_module
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from gevent_rover.models import Server
 from gevent_rover.registry import host_and_port
@@ -56,19 +55,3 @@ def warn_of(failure: Exception, before: Exception | None, message: str, *args: o
 def address_id(host: str, port: int) -> str:
     """Return the id of a server that is known by its address alone: ``host:port``."""
     return host_and_port(host, port)
-
-
-def extra(module: str, name: str, user: str) -> Any:
-    """Import a module that only an extra installs.
-
-    :param name: of the extra.
-    :param user: what needs it, for the error.
-    :raises ImportError: it isn't installed; the message says what to install.
-    """
-    try:
-        return import_module(module)
-    except ImportError as exc:
-        if exc.name is not None and not module.startswith(exc.name):
-            raise  # It's there, and broken.
-        install = f"pip install 'gevent_rover[{name}]'"
-        raise ImportError(f"{user} needs {module.partition('.')[0]}: {install}") from None

@@ -11,13 +11,14 @@ from gevent import sleep
 from gevent.event import Event
 
 from gevent_rover.checks import check_seconds
-from gevent_rover.discovery.source import Apply, address_id, extra
+from gevent_rover.discovery.source import Apply, address_id
 from gevent_rover.discovery.zookeeper_session import (
     SessionLost,
     ZooKeeperSession,
     check_hosts,
     check_path,
 )
+from gevent_rover.extras import extra
 from gevent_rover.models import Server
 from gevent_rover.registry import check_server
 

@@ -11,8 +11,9 @@ from gevent import Greenlet, get_hub
 from gevent.event import Event
 
 from gevent_rover.discovery.kazoo_handler import Demoted, Handler
-from gevent_rover.discovery.source import SourceError, extra
+from gevent_rover.discovery.source import SourceError
 from gevent_rover.errors import InvalidServerError
+from gevent_rover.extras import extra
 from gevent_rover.net.addresses import addresses_of
 from gevent_rover.registry import host_and_port, parse_listener
 

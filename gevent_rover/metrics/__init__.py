@@ -1,6 +1,6 @@
 """Prometheus instruments of a rover and its pool: ``pip install 'gevent_rover[metrics]'``."""
 
-from gevent_rover.discovery.source import extra
+from gevent_rover.extras import extra
 
 extra("prometheus_client", "metrics", __name__)  # Before the modules that import it.
 
