@@ -58,7 +58,7 @@ nitpick_ignore_regex = [
     # Other projects': their pages would have to be fetched.
     ("py:.*", r"(blinker|collections|contextlib|gevent|os|prometheus_client|socket|ssl)\..*"),
     # What annotations stand for, and what public objects hold that isn't public itself.
-    ("py:class", r"(.*\.)?(Client|_Receiver|Announced|Health|Known|Ranking|ServerUse|Stock)"),
+    ("py:class", r"(.*\.)?(Client|_Receiver|Announced|Health|Known|Ranking|SlotState|Stock)"),
 ]
 
 # HTML

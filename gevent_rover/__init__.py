@@ -20,7 +20,7 @@ from gevent_rover.policy.server_health import ServerHealth
 from gevent_rover.policy.slots import Slots
 from gevent_rover.pooling.lease import Lease
 from gevent_rover.pooling.pool import SlotPool
-from gevent_rover.pooling.stats import CloseReason, PoolStats, ServerStats
+from gevent_rover.pooling.stats import CloseReason, PoolStats, ServerStats, ServerUse
 from gevent_rover.registry import check_server, parse_listener, parse_server
 from gevent_rover.relay import Relay
 from gevent_rover.roving.rover import Rover
@@ -55,6 +55,7 @@ __all__ = [
     "Server",
     "ServerHealth",
     "ServerStats",
+    "ServerUse",
     "Slot",
     "SlotPool",
     "SlotServer",

@@ -78,8 +78,9 @@ class Relay(ConnectionServer):
         self.slot_pool = pool
         self.timeout = timeout
         self.keepalive = check_keepalive(keepalive)
-        #: How many clients had a connection so far, and how many were closed for want of one.
+        #: How many clients had a connection so far.
         self.served = 0
+        #: How many were closed for want of one.
         self.turned_away = 0
         self._said: dict[str, float] = {}  # what the log said, and when
         #: The pairs of connections that bytes pass between.

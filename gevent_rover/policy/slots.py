@@ -31,7 +31,9 @@ class Slots:
     Not for several native threads at a time. Neither method switches greenlets.
     """
 
+    #: The distance between two slots.
     stride: int = checked(partial(check_count, most=_MOST), 1)
+    #: How many slots may be taken at a time; None: any number.
     limit: int | None = checked(_check_limit, None)
 
     def __init__(self, *, stride: int = 1, offset: int = 0, limit: int | None = None) -> None:

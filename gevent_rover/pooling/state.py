@@ -140,7 +140,10 @@ class PoolState:
         )
 
     def use(self) -> dict[str | None, ServerUse]:
-        """Return what the pool makes of each server that it has had connections of."""
+        """Return what the pool makes of each server that it has had connections of.
+
+        It's that part of :meth:`stats` which changes with each lease, for who asks often.
+        """
         check_fork()
         tally = self._stock.tally
         by_server: dict[str | None, list[Entry]] = {id: [] for id in tally.by_server}
