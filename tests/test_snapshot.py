@@ -248,6 +248,9 @@ def test_the_line_of_a_worker_says_what_a_snapshot_does(
             for key in ("error_since", "error_at"):
                 if row[key] is not None:
                     assert mine.pop(key) == pytest.approx(row.pop(key))
+            for key, most in (("lease_seconds", 1e-6), ("latency", 0), ("slowness", 0)):
+                if key in mine:
+                    assert mine.pop(key) == pytest.approx(row.pop(key), rel=1e-5, abs=most)
             row["id"] = row["id"] and str(row["id"])
             left_out = {key: empty.get(key, row[key] and 0) for key in row.keys() - mine.keys()}
             assert left_out | mine == row

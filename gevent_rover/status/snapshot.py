@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from time import monotonic, time
 from typing import Any, Final, TypeAlias, TypedDict
 
-from gevent_rover.models import Server
 from gevent_rover.policy.health import Health
 from gevent_rover.policy.histogram import BOUNDS
 from gevent_rover.policy.server_health import ServerHealth, ServerState
@@ -174,8 +173,13 @@ def servers_of(rover: Rover | None, pool: SlotPool[Any] | None) -> Iterator[Serv
         return
     known, use_of = rover.health.get, used.get
     registry = dict(rover.servers)  # Another thread may change it.
+    address: str | None
     for id, server in registry.items():
-        yield id, _address(server), None, known(id) or _UNKNOWN, use_of(id, UNUSED)
+        try:
+            address = address_of(server)
+        except (KeyError, TypeError, AttributeError):  # not a valid entry: users write them
+            address = None
+        yield id, address, None, known(id) or _UNKNOWN, use_of(id, UNUSED)
     # Those that left, for as long as connections to them are in use; and all connections of
     # which nobody knows the server.
     for id, use in used.items():
@@ -248,13 +252,6 @@ def _pool(name: str, pool: SlotPool[Any], stats: PoolStats) -> PoolSeen:
         "closed_by": {reason: count for reason, count in stats.closed.items() if count},
         "wait_times": _sparse(stats.wait_times),
     }
-
-
-def _address(server: Server) -> str | None:
-    try:
-        return address_of(server)
-    except (KeyError, TypeError, AttributeError):  # not a valid entry: users write them
-        return None
 
 
 def _sparse(counts: Sequence[int]) -> SparseHistogram:
