@@ -8,7 +8,7 @@ from gevent_rover.net.connecting import connect
 from gevent_rover.net.sockets import end_whole
 from gevent_rover.status.where import Place
 
-#: Bytes of the longest answer: 200 servers make some 0.15 MB for each worker.
+#: Bytes of the longest answer: 200 servers make 25 kB or more for each worker.
 MAX_BODY: Final = 16 * 2**20
 
 # Bytes of the longest head: what http.client takes for a line.
