@@ -1,13 +1,14 @@
-"""Every block of code on every page is run: Python by test_readme, all else as is said here."""
+"""Every block of code is run: the pages' Python by test_readme, all else as is said here."""
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import proxying
 import pytest
@@ -15,6 +16,8 @@ from backends import free_port, program
 from conftest import ROOT, run_benchmark
 from pages import PAGES, blocks_of, without_code
 from test_adoption import Stage, shell
+
+from gevent_rover import SlotPool
 
 #: Who runs blocks that aren't Python: for each page, in order, how a block begins, and the
 #: test, or the function of ``.ci/run``. Where that is ``LOOKED_AT``, the block isn't run, but
@@ -145,6 +148,32 @@ def test_who_runs_blocks_is_there() -> None:
         else:
             module, name = runner.split("::")
             assert f"\ndef {name}(" in (ROOT / "tests" / f"{module}.py").read_text(encoding="utf-8")
+
+
+# Docstrings, which the site shows, too
+
+
+def docstring_blocks() -> list[str]:
+    """Return the blocks of code in the package's docstrings."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = []
+    for path in sorted((ROOT / "gevent_rover").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, documented):
+                text = f"{ast.get_docstring(node)}\n"
+                found += re.findall(r"(?m)::\n\n((?: {4}.*\n|\n)+)", text)
+    return [re.sub("(?m)^ {4}", "", block) for block in found]
+
+
+@pytest.mark.parametrize("code", docstring_blocks())
+def test_the_code_of_docstrings_runs(code: str, pool: SlotPool[Any]) -> None:
+    before = pool.stats().leases
+    exec(code, {"pool": pool})
+    assert (pool.stats().leases, pool.leased) == (before + 1, 0)
+
+
+def test_docstrings_have_code() -> None:
+    assert len(docstring_blocks()) == 1
 
 
 # What commands name
