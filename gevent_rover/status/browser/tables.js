@@ -119,8 +119,8 @@ const trendColumn = {
 const SERVER_COLUMNS = {
   id: clipped((row) => row.id, (row) => row.id ?? "(unknown)"),
   pool: clipped((row) => row.pool, (row) => row.pool ?? NONE),
-  address: clipped((row) => row.address, (row) => row.address ?? NONE),
   state: stateColumn,
+  address: clipped((row) => row.address, (row) => row.address ?? NONE),
   slots: slotsColumn,
   idle: numbers((row) => row.idle, count, { live: true, unit: 1 }),
   leased: numbers((row) => row.leased, count, { live: true, unit: 1 }),
