@@ -153,8 +153,13 @@ def _with_descendants(id: int) -> list[int]:
 
 
 def _memory_of(id: int) -> tuple[int, int]:
+    """Return what's in memory of a process, and what it shares with nobody; zeros if it ends."""
     resident = private = 0
-    for line in Path(f"/proc/{id}/smaps_rollup").read_text().splitlines():
+    try:
+        lines = Path(f"/proc/{id}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0, 0
+    for line in lines:
         name, _, size = line.partition(":")
         if name == "Rss":
             resident = int(size.split()[0]) * 1024
