@@ -64,9 +64,9 @@ def path(request: pytest.FixtureRequest) -> str:
 
 
 @contextmanager
-def administrator(zookeeper: ZooKeeper) -> Iterator[Any]:
+def administrator(zookeeper: ZooKeeper, timeout: float = 10.0) -> Iterator[Any]:
     """Give a client of ZooKeeper, kazoo's own."""
-    client = KazooClient(zookeeper.hosts, handler=SequentialGeventHandler())
+    client = KazooClient(zookeeper.hosts, timeout, handler=SequentialGeventHandler())
     client.start()
     try:
         yield client
@@ -516,6 +516,33 @@ def test_no_outage_costs_a_connection(how: str, breakable: ZooKeeper, slot_serve
         assert closed <= {"replaced"}  # By lower slots, when the servers came, one after another.
         for one in announcements:
             one.stop()
+
+
+@integration
+def test_a_server_whose_session_ended_in_an_outage_has_time_to_come_back(
+    breakable: ZooKeeper,
+) -> None:
+    rover = Rover()
+    with administrator(breakable, SESSION) as dead, administrator(breakable) as admin:
+        for port in range(1, 5):
+            admin.create(f"/web/{port}", entry_json(port), makepath=True)
+        for port in (8, 9):
+            dead.create(f"/web/{port}", entry_json(port), ephemeral=True)
+        source = ZooKeeperSource(breakable.hosts, "/web", session_timeout=SESSION)
+        with feed(rover, source) as feeder:
+            wait_until(lambda: len(rover.servers) == 6)
+            everybody = set(rover.servers)
+            breakable.kill()
+            dead.stop()  # Its nodes come back with ZooKeeper, and go when its session times out.
+            wait_until(lambda: feeder.failure)
+            breakable.start()
+            wait_until(lambda: feeder.failure is None and admin.connected, 20)
+            wait_until(lambda: len(admin.get_children("/web")) == 4, 20)
+            gevent.sleep(2)
+            assert set(rover.servers) == everybody
+            admin.create("/web/8", entry_json(8), ephemeral=True)
+            wait_until(lambda: len(rover.servers) < 6, 20)  # Who hasn't come back until then.
+            assert everybody - set(rover.servers) == {"10.0.0.1:9"}
 
 
 @integration

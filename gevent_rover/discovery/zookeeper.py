@@ -30,6 +30,10 @@ _AT_A_TIME: Final = 100
 # feeder's longest back-off, so it hears at once when somebody answers again.
 _PATIENCE: Final = 40.0
 
+# Seconds that a server has to announce itself anew once its session is over: it looks for the
+# ensemble every second or two.
+_RETURN: Final = 5.0
+
 _KEYS: Final = ("host", "port", "server_hostname", "path")
 
 _log: Final = logging.getLogger("gevent_rover.discovery")
@@ -49,9 +53,9 @@ class ZooKeeperSource:
 
     Ids are ``host:port``, or ``unix:PATH``. Only nodes that are new or have changed are
     read, within 0.1 s, and all of them after the connection was lost. While nobody answers
-    nothing changes; :meth:`run` raises after ``session_timeout``. After an outage servers that
-    are still missing stay for that long, too: they may have lost their sessions with it, and
-    have yet to announce themselves in another.
+    nothing changes; :meth:`run` raises after ``session_timeout``. No server goes until an
+    outage is over for that long and 5 s more: they may have lost their sessions with it,
+    whose nodes are there until they time out, and have yet to announce themselves in others.
 
     It needs ``gevent_rover[zookeeper]``, kazoo. It speaks neither TLS nor SASL.
 
@@ -109,7 +113,6 @@ class ZooKeeperSource:
 
     def _follow(self, session: ZooKeeperSession, apply: Apply) -> None:
         members: dict[str, _Member] = {}
-        seen: set[str] = set()  # since the connection was made
         told = False  # in this run: so that it's known to be well
         losses = -1
         complete = 0.0  # when those that are missing are believed to be gone
@@ -121,8 +124,7 @@ class ZooKeeperSource:
                 members.clear()
                 losses = session.losses
                 if self._applied is not None:
-                    complete = began + self.session_timeout
-                seen.clear()
+                    complete = began + self.session_timeout + _RETURN
             try:
                 self._read(session, members)
             except SessionLost:
@@ -132,10 +134,8 @@ class ZooKeeperSource:
             # In order, so that of two nodes for one server the later one counts.
             found = dict(filter(None, (members[name] for name in sorted(members))))
             left = complete - monotonic()
-            seen.update(found)
             if left > 0:
-                doubted = (self._applied or {}).items()
-                found.update({id: server for id, server in doubted if id not in seen})
+                found = {**(self._applied or {}), **found}
             if found != self._applied or not told:
                 told, self._applied = True, found
                 apply(found)
