@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
@@ -16,6 +17,7 @@ import pytest
 from conftest import open_descriptors, port_of, wait_until
 from gevent import socket
 from gevent.server import StreamServer
+from gevent.threadpool import ThreadPool
 from test_fork import FORKS, in_child
 
 from gevent_rover import Rover, SlotPool
@@ -370,6 +372,34 @@ def test_readers_at_the_same_time_share_the_answers(listens: Any, tmp_path: Path
     assert len(asked) == 1
     assert collector.raw() == [ANSWER.strip()]
     assert len(asked) == 2
+
+
+def test_threads_that_ask_at_the_same_time_get_their_own_answers(
+    listens: Any, tmp_path: Path
+) -> None:
+    collectors = []
+    for name in (b"a", b"b", b"c", b"d"):
+        body = b'{"where": "%b", "text": "%b"}' % (name, name * 60_000)
+        where = listens(tmp_path / f"{name.decode()}.sock", says(HEAD + b"\r\n" + body))
+        collectors.append((Collector(where, timeout=10.0), body))
+    wrong = []
+
+    def ask(collector: Collector, body: bytes) -> None:
+        for _ in range(100):
+            if collector.raw() != [body]:
+                wrong.append(collector)
+        gevent.get_hub().destroy(destroy_loop=True)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = ThreadPool(4)
+        for asking in [threads.spawn(ask, *one) for one in collectors]:
+            asking.get(timeout=30)
+    finally:
+        sys.setswitchinterval(interval)
+        threads.kill()
+    assert not wrong
 
 
 @pytest.mark.integration

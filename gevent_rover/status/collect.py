@@ -12,7 +12,7 @@ from gevent.pool import Pool
 
 from gevent_rover.net.forks import Forkable, check_fork, kill_copy
 from gevent_rover.net.sockets import close_now
-from gevent_rover.status.fetch import NoAnswer, fetch
+from gevent_rover.status.fetch import CHUNK, NoAnswer, fetch
 from gevent_rover.status.merge import Report, report_of
 from gevent_rover.status.where import NoPlace, Place, Where, places_of
 
@@ -106,6 +106,7 @@ class _Question:
         self._skip = skip
         self._answers: list[list[_Line]] = []
         self._opened: set[Any] = set()
+        self._buffer = bytearray(CHUNK)
         self._group = Pool(AT_A_TIME)
         self.greenlet: gevent.Greenlet[..., None] = gevent.Greenlet(self._ask_all)
         #: What they say, once all did or the time is over.
@@ -146,7 +147,7 @@ class _Question:
         if isinstance(place, NoPlace):
             return [_no_answer(place, place.error)]
         try:
-            lines = fetch(place, self._timeout, self._opened)
+            lines = fetch(place, self._timeout, self._opened, self._buffer)
         except OSError as exc:
             if place.found and exc.errno in _GONE:
                 return []

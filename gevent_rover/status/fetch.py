@@ -14,9 +14,8 @@ MAX_BODY: Final = 16 * 2**20
 # Bytes of the longest head: what http.client takes for a line.
 _MAX_HEAD: Final = 64 * 1024
 
-# What all connections read into: nobody switches between reading and copying what came.
-# A Unix domain socket on Linux holds some 200 kB.
-_BUFFER: Final = bytearray(2**18)
+#: Bytes that are read at a time. A Unix domain socket on Linux holds some 200 kB.
+CHUNK: Final = 2**18
 
 _KIND: Final = "application/x-ndjson"
 
@@ -25,7 +24,7 @@ class NoAnswer(Exception):
     """There is no answer that can be used; the text says why."""
 
 
-def fetch(place: Place, timeout: float, opened: set[Any]) -> list[bytes]:
+def fetch(place: Place, timeout: float, opened: set[Any], buffer: bytearray) -> list[bytes]:
     """Return the lines of an answer, without their ends, none of them blank.
 
     The deadline is the caller's, who kills this then; the connection is closed in any case.
@@ -35,6 +34,8 @@ def fetch(place: Place, timeout: float, opened: set[Any]) -> list[bytes]:
 
     :param timeout: seconds to connect at most.
     :param opened: has the connection in it while it's open.
+    :param buffer: to read into. A hub's connections may share one: nobody switches between
+        reading and copying what came.
     :raises OSError: it can't be connected to, or the connection broke.
     :raises ValueError: a name that can't be one.
     :raises NoAnswer: it says something else.
@@ -44,7 +45,7 @@ def fetch(place: Place, timeout: float, opened: set[Any]) -> list[bytes]:
     try:
         request = f"GET {place.target} HTTP/1.0\r\nHost: {place.host}\r\nAccept: {_KIND}\r\n\r\n"
         sock.sendall(request.encode("ascii"))
-        answer = _read(sock)
+        answer = _read(sock, buffer)
     finally:
         opened.discard(sock)
         end_whole(sock)
@@ -54,13 +55,13 @@ def fetch(place: Place, timeout: float, opened: set[Any]) -> list[bytes]:
     return _lines(answer, body)
 
 
-def _read(sock: Any) -> bytes:
+def _read(sock: Any, buffer: bytearray) -> bytes:
     """Return an answer, which the server's end of file ends; no more than is allowed and a bit."""
     parts: list[bytes] = []
     size = 0
-    view = memoryview(_BUFFER)
+    view = memoryview(buffer)
     while size <= _MAX_HEAD + MAX_BODY:
-        number = sock.recv_into(_BUFFER)
+        number = sock.recv_into(buffer)
         if not number:
             break
         parts.append(bytes(view[:number]))
