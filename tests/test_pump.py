@@ -212,6 +212,20 @@ def test_a_reader_that_does_not_read_holds_its_peer_back(pumped: Pumped, pumps: 
     assert data.endswith(b"and on")
 
 
+def test_a_reader_that_goes_while_bytes_wait_for_it_is_missed(pumped: Pumped, pumps: Pumps) -> None:
+    left, right, running = pumped()
+    (pump,) = pumps
+    fill(left)
+    assert pump.flows[0].rest
+    reset(right)
+    running.join(5)
+    assert pump.lost_side is pump.far
+    assert not pump.flows[0].rest
+    left.settimeout(5)
+    with pytest.raises(ConnectionResetError):
+        left.recv(1)
+
+
 def test_what_waits_is_passed_on_before_the_end_is(pumped: Pumped, pumps: Pumps) -> None:
     left, right, _ = pumped()
     said = fill(left)

@@ -145,6 +145,16 @@ def test_a_file_that_somebody_else_made_meanwhile_stays(
     assert path.read_text() == "somebody's"
 
 
+def test_a_file_that_is_gone_already_is_no_trouble(
+    rover: Rover, pool: SlotPool[Any], tmp_path: Path
+) -> None:
+    with StatusServer(rover, pool, f"unix:{tmp_path}/") as server:
+        Path(server.url.removeprefix("unix:")).unlink()
+    assert list(tmp_path.iterdir()) == []
+    with StatusServer(rover, pool, f"unix:{tmp_path}/") as server:
+        body_of(get(server))
+
+
 @pytest.mark.parametrize(
     ("where", "culprit"),
     [
