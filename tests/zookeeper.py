@@ -69,8 +69,9 @@ class ZooKeeper:
 
     def _is_ok(self) -> bool:
         try:
-            # Whom it accepts too early it never answers.
-            return self.command("ruok", timeout=0.3) == "imok"
+            # It may say to "ruok" that it is, and yet lack what it answers clients with. Whom
+            # it accepts even earlier it never answers.
+            return self.command("srvr", timeout=0.3).startswith("Zookeeper version")
         except OSError:
             return False
 
