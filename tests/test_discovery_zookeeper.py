@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -41,6 +41,8 @@ SCRIPTS = Path(__file__).parent / "discovery"
 SESSION = 1.0
 
 integration = pytest.mark.integration
+
+Closing = Callable[[Any], Any]
 
 
 @pytest.fixture(scope="module")
@@ -197,10 +199,11 @@ def test_a_name_that_is_not_found_is_an_error_of_the_source() -> None:
 
 @pytest.mark.usefixtures("no_leaks")
 def test_an_announcement_that_nobody_takes_says_so_once_and_stops(
-    slot_server: Any, caplog: pytest.LogCaptureFixture
+    slot_server: Any, closing: Closing, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = slot_server()
-    announcement = announce(server, f"127.0.0.1:{free_port()}", "/web", session_timeout=0.1)
+    hosts = f"127.0.0.1:{free_port()}"
+    announcement = closing(announce(server, hosts, "/web", session_timeout=0.1))
     wait_until(lambda: announcement.failure)
     assert "started, failing: ZooKeeper at" in repr(announcement)
     announcement.stop()
@@ -376,7 +379,7 @@ def test_a_front_is_announced_by_its_command_as_it_is_told_to(
 
 @integration
 def test_servers_that_announce_themselves_fill_a_pool(
-    zookeeper: ZooKeeper, path: str, slot_server: Any
+    zookeeper: ZooKeeper, path: str, slot_server: Any, closing: Closing
 ) -> None:
     servers = [slot_server() for _ in range(3)]
     rover = Rover()
@@ -385,7 +388,7 @@ def test_servers_that_announce_themselves_fill_a_pool(
     with rover, SlotPool(rover, max_slots=9) as pool, feed(rover, source) as feeder:
         gevent.sleep(0.2)
         began = monotonic()
-        announcements = [announce(server, zookeeper.hosts, path) for server in servers]
+        announcements = [closing(announce(server, zookeeper.hosts, path)) for server in servers]
         wait_until(lambda: pool.size == 9 and len(rover.servers) == 3)
         took = monotonic() - began
         assert took < 2  # 0.13 s, where there's nothing else to do.
@@ -481,13 +484,16 @@ def test_the_node_of_a_process_goes_with_it(
 
 @integration
 @pytest.mark.parametrize("how", ["frozen", "restarted", "restarted empty"])
-def test_no_outage_costs_a_connection(how: str, breakable: ZooKeeper, slot_server: Any) -> None:
+def test_no_outage_costs_a_connection(
+    how: str, breakable: ZooKeeper, slot_server: Any, closing: Closing
+) -> None:
     servers = [slot_server() for _ in range(3)]
     rover = Rover()
     rover.on("error", lambda rover, error: None)  # No servers, at first.
     source = ZooKeeperSource(breakable.hosts, "/web", session_timeout=SESSION)
     announcements = [
-        announce(server, breakable.hosts, "/web", session_timeout=SESSION) for server in servers
+        closing(announce(server, breakable.hosts, "/web", session_timeout=SESSION))
+        for server in servers
     ]
     with rover, SlotPool(rover, max_slots=6) as pool, feed(rover, source) as feeder:
         wait_until(lambda: pool.size == 6 and len(rover.servers) == 3)
@@ -514,8 +520,6 @@ def test_no_outage_costs_a_connection(how: str, breakable: ZooKeeper, slot_serve
         assert pool.size == 6
         closed = {reason for reason, times in pool.stats().closed.items() if times}
         assert closed <= {"replaced"}  # By lower slots, when the servers came, one after another.
-        for one in announcements:
-            one.stop()
 
 
 @integration
@@ -546,9 +550,11 @@ def test_a_server_whose_session_ended_in_an_outage_has_time_to_come_back(
 
 
 @integration
-def test_a_frozen_ensemble_holds_up_no_stop(breakable: ZooKeeper, slot_server: Any) -> None:
-    announcement = announce(slot_server(), breakable.hosts, "/web")
-    feeder = feed(Rover(), ZooKeeperSource(breakable.hosts, "/web"))
+def test_a_frozen_ensemble_holds_up_no_stop(
+    breakable: ZooKeeper, slot_server: Any, closing: Closing
+) -> None:
+    announcement = closing(announce(slot_server(), breakable.hosts, "/web"))
+    feeder = closing(feed(Rover(), ZooKeeperSource(breakable.hosts, "/web")))
     wait_until(lambda: announcement.node and feeder.servers)
     breakable.freeze()
     for one in (announcement, feeder):
@@ -573,13 +579,14 @@ def test_the_hub_is_never_blocked(patched: bool, breakable: ZooKeeper) -> None:
 @integration
 @pytest.mark.parametrize("fork", FORKS)
 def test_a_fork_leaves_the_parent_alone_and_the_child_is_silent(
-    fork: str, breakable: ZooKeeper, slot_server: Any
+    fork: str, breakable: ZooKeeper, slot_server: Any, closing: Closing
 ) -> None:
     # Its pings are 2 s apart, at most: within that time, a copy in the child would send one.
     server = slot_server()
-    announcement = announce(server, breakable.hosts, "/web", session_timeout=6.0)
+    announcement = closing(announce(server, breakable.hosts, "/web", session_timeout=6.0))
     rover = Rover()
-    feeder = feed(rover, ZooKeeperSource(breakable.hosts, "/web", session_timeout=6.0))
+    source = ZooKeeperSource(breakable.hosts, "/web", session_timeout=6.0)
+    feeder = closing(feed(rover, source))
     wait_until(lambda: announcement.node and feeder.servers)
     node = announcement.node
     before = breakable.received()
@@ -605,16 +612,16 @@ def test_a_fork_leaves_the_parent_alone_and_the_child_is_silent(
         assert hex(admin.exists(node).ephemeralOwner) in before
         admin.create("/web/other", entry_json(9))
         wait_until(lambda: "10.0.0.1:9" in rover.servers)
-    announcement.stop()
-    feeder.stop()
 
 
 @integration
-def test_a_child_may_start_both_anew(zookeeper: ZooKeeper, path: str, slot_server: Any) -> None:
+def test_a_child_may_start_both_anew(
+    zookeeper: ZooKeeper, path: str, slot_server: Any, closing: Closing
+) -> None:
     server = slot_server()
-    announcement = announce(server, zookeeper.hosts, path)
+    announcement = closing(announce(server, zookeeper.hosts, path))
     rover = Rover()
-    feeder = feed(rover, ZooKeeperSource(zookeeper.hosts, path))
+    feeder = closing(feed(rover, ZooKeeperSource(zookeeper.hosts, path)))
     wait_until(lambda: feeder.servers)
 
     def tell() -> Any:
@@ -632,5 +639,3 @@ def test_a_child_may_start_both_anew(zookeeper: ZooKeeper, path: str, slot_serve
     gevent.sleep(0.5)
     assert announcement.node
     assert sorted(feeder.servers) == [f"127.0.0.1:{server.server_port}"]
-    announcement.stop()
-    feeder.stop()
