@@ -209,7 +209,7 @@ def test_how_long_a_client_stays_makes_no_server_slow(
 ) -> None:
     servers = [slot_server(echo) for _ in range(2)]
     relay = relay_of(*servers)
-    for pause in (0.1, 0, 0.1, 0):
+    for pause in (0.5, 0, 0.5, 0):
         client = connect(relay)
         ask(client, b"x")
         gevent.sleep(pause)
@@ -217,7 +217,7 @@ def test_how_long_a_client_stays_makes_no_server_slow(
         wait_until(lambda: relay.clients == 0)
     stats = relay.slot_pool.stats()
     assert [server.slowness for server in stats.servers.values()] == [1.0, 1.0]
-    assert all(server.latency < 0.05 for server in stats.servers.values())
+    assert all(server.latency < 0.25 for server in stats.servers.values())
 
 
 def test_a_stop_closes_who_waits_and_who_is_unused_and_lets_the_others_finish(
