@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,17 @@ for line in sys.stdin:
 if child:
     os.kill(child, signal.SIGKILL)
 """
+
+
+@contextmanager
+def restarting() -> Iterator[Any]:
+    """Run that, and have it end, and the server with it."""
+    with process(sys.executable, "-c", RESTARTS, stdin=PIPE) as started:
+        try:
+            yield started
+        finally:
+            started.stdin.close()
+            started.wait(timeout=10)
 
 
 @pytest.fixture
@@ -153,7 +165,7 @@ def test_a_server_killed_with_leases_out_costs_those_leases_only(
 def test_a_server_restarted_on_its_port_100_times_is_found_each_time(
     closing: Callable[[Any], Any],
 ) -> None:
-    with process(sys.executable, "-c", RESTARTS, stdin=PIPE) as restarts:
+    with restarting() as restarts:
 
         def restart(port: int) -> tuple[int, int]:
             restarts.stdin.write(b"%d\n" % port)
