@@ -614,6 +614,8 @@ def test_a_forked_child_closes_its_copies_and_asks_nobody(fork: str, closing: Cl
 
 def port_of_descriptor(number: int) -> int:
     """Return the port that a descriptor is bound to; 0 if it's none that has one."""
+    if not os.readlink(f"/proc/self/fd/{number}").startswith("socket:"):
+        return 0
     try:
         with socket.socket(fileno=os.dup(number)) as sock:
             return int(sock.getsockname()[1])
