@@ -228,7 +228,8 @@ def test_a_subprocess_costs_the_parent_nothing(
     wait_until(lambda: pool.size == 3)
     assert check_output(["echo", "hello"]) == b"hello\n"
     gevent.sleep(0.1)
-    assert (pool.size, held(server), rover.started) == (3, 3, True)
+    assert (pool.size, rover.started) == (3, True)
+    wait_until(lambda: held(server) == 3)  # An attempt may have one for a moment.
 
 
 def test_a_child_that_uses_the_pool_is_warned_once(
