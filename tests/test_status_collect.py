@@ -385,7 +385,7 @@ def test_threads_that_ask_at_the_same_time_get_their_own_answers(
     wrong = []
 
     def ask(collector: Collector, body: bytes) -> None:
-        for _ in range(100):
+        for _ in range(60):
             if collector.raw() != [body]:
                 wrong.append(collector)
         gevent.get_hub().destroy(destroy_loop=True)
