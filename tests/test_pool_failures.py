@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +55,20 @@ def _set_aside_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no trial come in between, however slow the machine is."""
     monkeypatch.setattr(server_health, "SET_ASIDE_FOR", 600.0)
     monkeypatch.setattr(server_health, "SET_ASIDE_AT_MOST", 600.0)
+
+
+#: Pools of which one has even leases at least: where the machine stalls, a server looks slow.
+TRIES = 3
+
+
+def shares(pool: SlotPool, pool_of: Any, times: int) -> Counter[str]:
+    """Make leases that tell nothing, and count them by server."""
+    found: Counter[str] = Counter()
+    for _ in range(times):
+        sock = pool.acquire(0)
+        found[pool_of.server_of[sock]] += 1
+        pool.release(sock)
+    return found
 
 
 def fail_all_of(pool: SlotPool, pool_of: Any, bad: str, how: Callable[[Any, Any], None]) -> int:
@@ -122,14 +137,19 @@ def test_the_word_of_the_app_is_told_in_pieces_too(pool_of: PoolOf, closing: Clo
 def test_what_is_no_failure_says_nothing_about_the_server(
     pool_of: PoolOf, exception: BaseException
 ) -> None:
-    pool = pool_of("ab" * 10)
-    for _ in range(16):
-        lease = pool.lease(0)
-        lease.__enter__()
-        end(lease, exception)
-    assert pool.size == 4
-    servers = pool.stats().servers.values()
-    assert [(each.failures, each.set_aside) for each in servers] == [(0, False)] * 2
+    def least() -> int:
+        pool = pool_of("ab" * 10)
+        for _ in range(16):
+            lease = pool.lease(0)
+            lease.__enter__()
+            end(lease, exception)
+        assert pool.size == 4
+        servers = pool.stats().servers.values()
+        assert [(each.failures, each.set_aside) for each in servers] == [(0, False)] * 2
+        found = shares(pool, pool_of, 8)
+        return min(found["a"], found["b"])
+
+    assert any(least() >= 2 for _ in range(TRIES))
 
 
 def test_which_exceptions_are_failures_may_be_said(pool_of: PoolOf) -> None:
@@ -172,14 +192,18 @@ def test_fail_belongs_into_the_block(pool_of: PoolOf) -> None:
 
 
 def test_a_lease_begins_without_the_failure_of_the_one_before(pool_of: PoolOf) -> None:
-    pool = pool_of("ab")
-    lease = pool.lease(0)
-    with lease:
-        lease.fail()
-    for _ in range(10):
+    def found() -> Counter[str]:
+        pool = pool_of("ab")
+        lease = pool.lease(0)
         with lease:
-            pass
-    assert (pool.stats().leases, pool.stats().failures) == (11, 1)
+            lease.fail()
+        for _ in range(10):
+            with lease:
+                pass
+        assert (pool.stats().leases, pool.stats().failures) == (11, 1)
+        return shares(pool, pool_of, 10)
+
+    assert any(found() == {"a": 5, "b": 5} for _ in range(TRIES))
 
 
 def test_what_is_known_of_a_server_outlives_its_connections(
